@@ -1,0 +1,232 @@
+// The platform: how guest instructions run and how they reach the sentry. docs/platform.md explains the mechanism.
+//
+// GuestThread is one guest thread's hardware side: a host thread in a stub process, and the shared slot through which
+// it talks. Its user (task/) is a fiber that loops: wait_entry() -> handle -> one of the resume calls.
+// Everything is called on fibers with the kernel lock held. Every value that came from a slot is hostile.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sentry/base/ref.h"
+#include "sentry/base/result.h"
+#include "sentry/base/types.h"
+#include "sentry/fiber/fiber.h"
+
+namespace sbx::platform {
+
+class GuestThread;
+class AddressSpace;
+
+enum class EntryKind : u8 {
+  kStarted,      // the host thread exists and is bound; nothing of the guest has run yet
+  kSyscall,      // nr, args valid
+  kSignalCheck,  // a kick, or a mask change that unblocked a pending signal; resume with or without a delivery
+  kFault,        // a synchronous host signal in guest code: fault valid
+  kLost,         // the host thread is gone (killed from outside, exited by itself): no resume is possible
+};
+
+struct Fault {
+  i32 signo;  // SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP
+  i32 code;   // si_code
+  u64 addr;   // si_addr
+};
+
+// Native resource use of the thread's process, reported by the stub (getrusage) with exit and on request. Hostile.
+struct StubUsage {
+  u64 utime_us, stime_us, maxrss_kb, minflt, majflt, nvcsw, nivcsw;
+};
+
+struct Entry {
+  EntryKind kind;
+  u32 nr;         // syscall number (32 bits as the guest's eax gave it)
+  u64 args[6];
+  u64 ip;         // address after the guest's syscall instruction, or of the fault
+  u64 sp;
+  Fault fault;
+  // kSignalCheck that interrupted a native blocking call (futex, nanosleep): the stub restarts the call if no handler
+  // runs, and EINTR or restart (SA_RESTART) otherwise, as resume_signal says.
+  bool interrupted_native;
+};
+
+// One guest signal handler invocation, everything the stub needs to build the frame (arch/x86/kernel/signal_64.c).
+struct SignalDelivery {
+  i32 signo;
+  u8 siginfo[128];   // struct siginfo as the guest sees it
+  u64 handler;
+  u64 restorer;
+  u64 sa_flags;      // SA_SIGINFO, SA_ONSTACK, ... (the stub owns the alternate stack)
+  u64 frame_mask;    // uc_sigmask: the mask that sigreturn restores
+  u64 new_mask;      // the mask while the handler runs
+};
+
+// How a new guest thread is made. The parent's host thread does the native clone; see GuestThread::resume_clone.
+struct CloneRequest {
+  enum class Kind : u8 { kThread, kFork, kVfork } kind;  // kVfork: shares memory (CLONE_VM) without CLONE_THREAD
+  u64 child_sp;        // 0: keep the parent's
+  bool set_tls;
+  u64 tls;
+  u64 parent_tid_ptr;  // CLONE_PARENT_SETTID target or 0; written with guest_tid by the parent's stub
+  u64 child_tid_ptr;   // CLONE_CHILD_SETTID target or 0; written by the child's stub with child_tid_value
+  u64 clear_tid_ptr;   // CLONE_CHILD_CLEARTID target or 0; native
+  i32 guest_tid;       // as the parent's pid namespace sees it: the parent's return value
+  i32 child_tid_value; // as the child's own pid namespace sees it
+};
+
+// A file descriptor of the sentry to be mapped by exec or mmap. Borrowed; must stay open until the call returns.
+struct MapSource {
+  int fd = -1;      // -1: anonymous
+  u64 offset = 0;
+};
+
+// One mapping of a new image, applied in order.
+struct ImageSegment {
+  u64 addr, length;   // page aligned
+  u32 prot;           // PROT_*
+  MapSource source;   // private mapping
+  u64 zero_from = 0;  // zero [zero_from, addr+length) after mapping (bss tail), 0: nothing
+};
+
+// Bytes to store in the new image after its segments are mapped (stack contents). Any size.
+struct ImageData {
+  u64 addr;
+  std::string bytes;
+};
+
+struct ExecImage {
+  std::vector<ImageSegment> segments;
+  std::vector<ImageData> data;
+  u64 entry, sp;
+  u64 brk_start;      // page aligned start of the heap
+  u64 mmap_top;       // where the host is to look for free areas from (hint, may be 0)
+};
+
+struct MmapRequest {
+  u64 addr, length;
+  u32 prot, flags;    // MAP_* already reduced to what the stub's filter knows
+  MapSource source;
+};
+
+// One guest address space: a stub process (or several sharing memory) with its slots.
+class AddressSpace : public RefCounted {
+ public:
+  // Host process id in the sentry's pid namespace; 0 before the first thread is bound.
+  virtual i32 host_pid() const = 0;
+  // Kills every host thread of it (SIGKILL); always works, whatever the stub does. Idempotent.
+  virtual void kill() = 0;
+  // The program break as the stub keeps it (hostile).
+  virtual u64 brk_start() const = 0;
+  virtual u64 brk_end() const = 0;
+};
+
+class GuestThread {
+ public:
+  virtual ~GuestThread() = default;
+
+  // Parks until the guest thread has something for the sentry.
+  virtual Entry wait_entry() = 0;
+
+  // --- resumes: exactly one per entry (not after kLost) ---
+  // Back to the guest with rax = ret.
+  virtual void resume(i64 ret) = 0;
+  // After kSignalCheck / kFault without delivery, or kStarted: continue where it was.
+  virtual void resume_continue() = 0;
+  // Build a frame and run the handler. After kSyscall: ret goes into the saved rax, or with restart the saved context
+  // re-executes the syscall (rax = nr, rip at the syscall instruction). After kSignalCheck with interrupted_native:
+  // restart says whether the native call is to be restarted after the handler or answers EINTR.
+  virtual void resume_signal(i64 ret, bool restart, const SignalDelivery& delivery) = 0;
+  // The parent's stub makes `child` by a native clone. On success the parent's guest gets request.guest_tid without
+  // entering the sentry again; on failure the child gets kLost and the parent's guest the host's errno.
+  // Only after an entry with can_clone() (it came by doorbell); the platform arranges that for clone, fork and vfork.
+  virtual void resume_clone(const CloneRequest& request, GuestThread& child) = 0;
+  // Ends this host thread only (exit of one thread of several).
+  virtual void resume_exit() = 0;
+  // mmap of host file descriptors: the stub maps and returns the address or -errno to the guest by itself.
+  virtual void resume_mmap(const MmapRequest& request) = 0;
+  // Replaces the image: this GuestThread continues in a fresh stub process, whose next entry is the new program's first
+  // syscall. On success the old host process is killed if `kill_old` (false for a vfork child). May park (a new stub
+  // may have to be made). On error the old image is intact and the caller resumes normally.
+  virtual Result<void> exec(const ExecImage& image, bool kill_old) = 0;
+
+  // --- memory: one door to guest bytes ---
+  // Copies n bytes; kFault if any is unmapped. Reads are answered from the slot's window when the stub copied the
+  // range along with the request, else by process_vm_readv. Writes to a small range may be left to the stub.
+  virtual Result<void> read(u64 addr, void* to, size_t n) = 0;
+  virtual Result<void> write(u64 addr, const void* from, size_t n) = 0;
+  // Scatter/gather forms for bulk data: bytes moved before a fault, or kFault if none.
+  virtual Result<size_t> read_some(u64 addr, void* to, size_t n) = 0;
+  virtual Result<size_t> write_some(u64 addr, const void* from, size_t n) = 0;
+  // NUL-terminated string of at most max bytes without the NUL: kNametoolong beyond, kFault.
+  virtual Result<std::string> read_string(u64 addr, size_t max) = 0;
+
+  // --- signals ---
+  // Asks the thread to come in: sets the kick flag, then signals the host thread; re-sent until it enters. No effect if
+  // the thread is in the sentry already. Any entry acknowledges.
+  virtual void kick() = 0;
+  virtual bool in_sentry() const = 0;
+  // Signals pending for this thread (thread and group), mirrored so that the stub enters when a mask change unblocks one.
+  virtual void set_pending(u64 pending_set) = 0;
+  // The guest's signal mask: owned by the guest (tier 0), also settable while the thread is in the sentry.
+  virtual u64 sigmask() const = 0;
+  virtual void set_sigmask(u64 mask) = 0;
+
+  // Constants the stub answers by itself (getpid, gettid, getuid...). Set when they change, while in the sentry.
+  struct Identity {
+    i32 pid, tid, ppid;
+    u32 uid, euid, gid, egid;
+  };
+  virtual void set_identity(const Identity& id) = 0;
+
+  virtual i32 host_tid() const = 0;
+  virtual RefPtr<AddressSpace> address_space() const = 0;
+  virtual StubUsage usage() const = 0;
+  // Registers at the last entry, for /proc/PID/syscall and debug dumps: ip and sp.
+  virtual u64 last_ip() const = 0;
+  virtual u64 last_sp() const = 0;
+};
+
+struct PlatformOptions {
+  // Which syscalls the stub may answer by itself is decided per number by this table (kTier0 numbers the platform
+  // implements); strace and monitoring turn it off so that the sentry sees every call that has an emulated form.
+  bool report_all_syscalls = false;
+  bool spin = true;      // tier 1 allowed when CPUs are free
+  bool patch = true;
+  u32 max_threads = 4096;  // host threads in all stubs together
+  // uid/gid of the stubs; they must equal the sentry's own after it dropped its identity.
+};
+
+class Platform {
+ public:
+  // Makes the template stub and installs the filter. Before the sentry loads its own filter and drops privileges.
+  static HostResult<std::unique_ptr<Platform>> create(const PlatformOptions& options);
+  virtual ~Platform() = default;
+
+  // A GuestThread without a host thread, to be the child of resume_clone or the first user of exec() (the container's
+  // init and `sbx exec` processes begin with exec on a thread that has no old image).
+  virtual std::unique_ptr<GuestThread> new_thread() = 0;
+
+  // The receiver loop on the calling host thread; returns after stop(). The caller runs fiber::reactor_run() on another.
+  virtual void run() = 0;
+  virtual void stop() = 0;
+
+  // A host child was reaped (waitid in the reactor's SIGCHLD handler): pid in the sentry's pid namespace.
+  virtual void host_child_exited(i32 pid, i32 wait_status) = 0;
+
+  // Counters by tier, traps, patches, doorbells are COUNTERs. Human-readable extra state for `sbx debug`.
+  virtual std::string debug_state() const = 0;
+};
+
+// What the kernel offers, probed once (sbx features). Each: name, available, what is lost without it.
+struct HostFeature {
+  const char* name;
+  bool available;
+  const char* without;
+};
+std::vector<HostFeature> probe_host_features();
+
+// The published surface: what a stub may reach of the host kernel, one line each ("futex: ops 0,1,3,..."). Used by
+// docs, `sbx features` and the filter test.
+std::vector<std::string> host_surface();
+
+}  // namespace sbx::platform
