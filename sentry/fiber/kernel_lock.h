@@ -6,6 +6,8 @@
 
 namespace sbx::fiber {
 
+class Fiber;
+
 void kernel_lock();
 void kernel_unlock();
 bool kernel_locked_by_me();
@@ -27,6 +29,9 @@ class HostBlock {
   ~HostBlock();
   HostBlock(const HostBlock&) = delete;
   HostBlock& operator=(const HostBlock&) = delete;
+
+ private:
+  Fiber* fiber_;  // the fiber that blocks; another one is current meanwhile
 };
 
 // Set once by the platform: called before (true) and after (false) a host-blocking scope on the receiver's thread.
