@@ -1,0 +1,109 @@
+// File: an open file description (open(2), NOTES). A file type writes the non-blocking attempt, the readiness and the
+// wait queue; the one loop that blocks is here. sentry/fs/anon/eventfd.cc is the smallest complete example.
+#pragma once
+#include <fcntl.h>
+#include <poll.h>
+
+#include "sentry/base/ref.h"
+#include "sentry/base/result.h"
+#include "sentry/fiber/fiber.h"
+#include "sentry/vfs/dentry.h"
+#include "sentry/vfs/io.h"
+
+namespace sbx::vfs {
+
+// Somebody who gets SIGIO (F_SETOWN); implemented by task/.
+class AsyncOwner : public RefCounted {
+ public:
+  virtual void send_sigio(int fd, u32 events) = 0;
+};
+
+// A host descriptor that backs mappings of a file, lent by the file for the time of the call that maps.
+struct MapHandle {
+  int host_fd = -1;
+  u64 offset = 0;  // of the file's byte 0 within host_fd
+};
+
+// How an ioctl reaches its caller's memory and identity; implemented by syscalls/.
+class IoctlCaller {
+ public:
+  virtual ~IoctlCaller() = default;
+  virtual Result<void> read(u64 addr, void* to, size_t n) = 0;
+  virtual Result<void> write(u64 addr, const void* from, size_t n) = 0;
+};
+
+class File : public RefCounted {
+ public:
+  File(Path path, u32 flags) : path_(std::move(path)), flags_(flags) {}
+
+  const Path& path() const { return path_; }
+  Inode* inode() const { return path_.dentry ? path_.dentry->inode() : nullptr; }
+  // Access mode and status flags (O_*). Only O_APPEND O_NONBLOCK O_ASYNC O_DIRECT O_NOATIME change after open.
+  u32 flags() const { return flags_; }
+  virtual void set_flags(u32 flags) { flags_ = flags; }
+  bool readable() const { return (flags_ & O_ACCMODE) != O_WRONLY && !(flags_ & O_PATH); }
+  bool writable() const { return (flags_ & O_ACCMODE) != O_RDONLY && !(flags_ & O_PATH); }
+  bool nonblocking() const { return flags_ & O_NONBLOCK; }
+
+  // --- data: attempts that never wait for a guest-controlled event; kAgain if they would ---
+  // offset: the file position to use and advance, or null for streams (pipes, sockets, ttys ignore it).
+  virtual Result<size_t> read(Sink&, u64* /*offset*/) { return Errno::kInval; }
+  virtual Result<size_t> write(Source&, u64* /*offset*/) { return Errno::kInval; }
+  // pread and friends are allowed, and the position means something.
+  virtual bool seekable() const { return false; }
+  // New position for lseek(2) incl. SEEK_DATA/SEEK_HOLE; the default handles SET, CUR and END (inode's size).
+  virtual Result<u64> seek(i64 offset, int whence);
+  u64 position = 0;
+
+  // --- readiness ---
+  // POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDHUP | POLLPRI... as poll(2) would report now.
+  virtual u32 readiness() { return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM; }
+  // Woken whenever readiness may have changed; null: always ready (regular files; epoll refuses them with kPerm).
+  virtual fiber::WaitQueue* wait_queue() { return nullptr; }
+
+  // --- the rest ---
+  virtual Result<i64> ioctl(IoctlCaller&, u32 /*cmd*/, u64 /*arg*/) { return Errno::kNotty; }
+  // Directory reading: calls `emit` for entries from position on; emit answers false when its buffer is full. Updates
+  // position. "." and ".." included.
+  virtual Result<void> read_dir(const std::function<bool(const DirEntry&)>&) { return Errno::kNotdir; }
+  virtual Result<void> sync(bool /*data_only*/) { return Errno::kInval; }
+  virtual Result<void> allocate(int /*mode*/, u64 /*offset*/, u64 /*length*/) { return Errno::kOpnotsupp; }
+  // For mmap: shared_write if MAP_SHARED with PROT_WRITE will be wanted. kNodev: cannot be mapped.
+  virtual Result<MapHandle> map_handle(bool /*shared_write*/) { return Errno::kNodev; }
+  // Attributes of the object itself (works when unlinked); default: the inode's.
+  virtual Result<Attr> attr();
+  // Each close(2) of a descriptor that refers to it (not the last): POSIX locks go by owner elsewhere.
+  virtual Result<void> flush() { return {}; }
+  // Extra lines of /proc/PID/fdinfo/N.
+  virtual std::string fdinfo() { return {}; }
+
+  RefPtr<AsyncOwner> async_owner;
+  int async_signal = 0;
+
+  // The blocking loop: repeats `attempt` (returning Result<T>) while it answers kAgain and the file is blocking.
+  // Interrupted: kRestartSys. `events`: what must become ready (POLLIN...), for observers only.
+  template <typename Attempt>
+  auto block_until(Attempt attempt, const char* reason, fiber::Deadline deadline = fiber::kNever)
+      -> decltype(attempt()) {
+    auto first = attempt();
+    if (first || first.error() != Errno::kAgain || nonblocking() || wait_queue() == nullptr) return first;
+    fiber::Waiter waiter(fiber::current());
+    waiter.join(*wait_queue());
+    for (;;) {
+      auto result = attempt();
+      if (result || result.error() != Errno::kAgain) return result;
+      if (fiber::current()->interrupted()) return Errno::kRestartSys;
+      fiber::current()->set_wait_reason(reason);
+      if (!fiber::park_until(deadline)) return Errno::kAgain;
+    }
+  }
+
+ protected:
+  ~File() override;  // releases flock and OFD locks
+
+ private:
+  Path path_;
+  u32 flags_;
+};
+
+}  // namespace sbx::vfs

@@ -1,0 +1,63 @@
+// Path resolution (path_resolution(7)) and the operations that take names: each checks permissions, mount flags and
+// names, calls the filesystem and keeps the dentry cache right. syscalls/ calls these and nothing below.
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "sentry/vfs/dentry.h"
+#include "sentry/vfs/file.h"
+
+namespace sbx::vfs {
+
+// Who walks, from where.
+struct WalkContext {
+  Path root;
+  Path cwd;   // start of relative paths (or the directory of an *at call)
+  const security::Credentials* creds;
+  MountNamespace* ns;
+};
+
+struct WalkFlags {
+  bool follow_last = true;       // follow a symbolic link in the last component
+  bool need_dir = false;         // kNotdir otherwise (O_DIRECTORY)
+  u64 resolve = 0;               // RESOLVE_* of openat2(2)
+};
+
+// The existing object at `path`. Empty path: kNoent.
+Result<Path> resolve(const WalkContext& ctx, std::string_view path, WalkFlags flags = {});
+
+// The parent directory and last name for creation and removal: "a/b/" gives name "b" with trailing_slash.
+struct ParentPath {
+  Path dir;
+  std::string name;     // never empty; may be "." or ".." (callers answer as Linux does)
+  bool trailing_slash = false;
+};
+Result<ParentPath> resolve_parent(const WalkContext& ctx, std::string_view path, u64 resolve_flags = 0);
+
+// MAY_READ 4, MAY_WRITE 2, MAY_EXEC 1; real ids for access(2) are the caller's business (other creds).
+constexpr u32 kMayRead = 4, kMayWrite = 2, kMayExec = 1;
+Result<void> check_access(const security::Credentials& creds, Inode& inode, u32 may);
+// As check_access plus read-only mounts (kRofs on write) and noexec.
+Result<void> check_path_access(const security::Credentials& creds, const Path& path, u32 may);
+
+struct OpenRequest {
+  u32 flags = 0;   // O_*
+  u32 mode = 0;    // for creation, umask applied
+  u64 resolve = 0;
+};
+Result<RefPtr<File>> open(const WalkContext& ctx, std::string_view path, const OpenRequest& request);
+// Opens an object already found (exec, /proc magic links).
+Result<RefPtr<File>> open_path(const security::Credentials& creds, const Path& path, u32 flags);
+
+Result<Path> make_node(const WalkContext& ctx, std::string_view path, const NewNode& node);  // mknod, mkdir, symlink, bind
+Result<void> link(const WalkContext& from, std::string_view old_path, bool follow, const WalkContext& to,
+                  std::string_view new_path);
+Result<void> link_path(const Path& old_path, const WalkContext& to, std::string_view new_path);
+Result<void> unlink(const WalkContext& ctx, std::string_view path);
+Result<void> rmdir(const WalkContext& ctx, std::string_view path);
+Result<void> rename(const WalkContext& from, std::string_view old_path, const WalkContext& to,
+                    std::string_view new_path, u32 flags);
+// chmod/chown/utimes/truncate with their permission rules (who may; set-id bits cleared by chown and by writes).
+Result<void> set_attr(const security::Credentials& creds, const Path& path, SetAttr change);
+
+}  // namespace sbx::vfs
