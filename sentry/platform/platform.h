@@ -149,6 +149,11 @@ class GuestThread {
   // may have to be made). On error the old image is intact and the caller resumes normally.
   virtual Result<void> exec(const ExecImage& image, bool kill_old) = 0;
 
+  // Kills the host process (thread group) of this thread with SIGKILL, whatever its stub does; other host processes that
+  // share its memory (vfork parent) live on. All GuestThreads of that host process get kLost from wait_entry() at once,
+  // without waiting for the host to reap it. Idempotent. The GuestThread may be destroyed right after.
+  virtual void kill_host_process() = 0;
+
   // --- memory: one door to guest bytes ---
   // Copies n bytes; kFault if any is unmapped. Reads are answered from the slot's window when the stub copied the
   // range along with the request, else by process_vm_readv. Writes to a small range may be left to the stub.

@@ -1,0 +1,50 @@
+// FdTable: descriptors of a process, shared by CLONE_FILES.
+#pragma once
+#include <functional>
+#include <vector>
+
+#include "sentry/base/ref.h"
+#include "sentry/base/result.h"
+#include "sentry/vfs/file.h"
+
+namespace sbx::task {
+
+class FdTable : public RefCounted {
+ public:
+  // kBadf if fd is not open. O_PATH descriptors answer only if path_ok.
+  Result<RefPtr<vfs::File>> get(int fd, bool path_ok = false) const;
+  // Without touching the count: valid until the next change of the table or park.
+  vfs::File* peek(int fd) const {
+    return fd >= 0 && static_cast<size_t>(fd) < slots_.size() ? slots_[static_cast<size_t>(fd)].file.get() : nullptr;
+  }
+  // Lowest free number >= least, below `limit` (RLIMIT_NOFILE): kMfile otherwise.
+  Result<int> add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int least = 0);
+  // dup2: whatever was there is closed.
+  Result<int> set(int fd, RefPtr<vfs::File> file, bool cloexec, u64 limit);
+  Result<void> close(int fd);
+  void close_range(u32 first, u32 last);
+  void close_on_exec();
+  void close_all();
+  Result<bool> cloexec(int fd) const;
+  Result<void> set_cloexec(int fd, bool on);
+  void set_cloexec_range(u32 first, u32 last);
+  RefPtr<FdTable> clone() const;
+  // fd and file, ascending.
+  void for_each(const std::function<void(int, vfs::File&, bool cloexec)>& visit) const;
+  size_t open_count() const;
+
+  // Called for every descriptor that closes (epoll interest, POSIX locks of this table); set once at start by main.cc.
+  static void on_close(std::function<void(FdTable&, int fd, vfs::File&)> observer);
+
+ private:
+  struct Slot {
+    RefPtr<vfs::File> file;
+    bool cloexec = false;
+  };
+  ~FdTable() override;
+  void drop(int fd);
+  std::vector<Slot> slots_;
+  size_t first_free_ = 0;  // no free slot below
+};
+
+}  // namespace sbx::task

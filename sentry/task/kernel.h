@@ -1,0 +1,137 @@
+// Kernel: the one instance that ties tasks, ids and namespaces together. Kernel lock throughout.
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "sentry/platform/platform.h"
+#include "sentry/task/task.h"
+
+namespace sbx::task {
+
+class UtsNamespace : public RefCounted {
+ public:
+  std::string hostname = "sandbox", domainname = "(none)";
+  UtsNamespace() = default;
+  UtsNamespace(const UtsNamespace& o) : RefCounted(), hostname(o.hostname), domainname(o.domainname) {}
+};
+
+// A process to start from outside: the container's init, `sbx exec`, hooks.
+struct ProcessSpec {
+  std::vector<std::string> args, env;
+  std::string cwd = "/";
+  security::CredPtr creds;
+  u32 umask = 022;
+  std::array<rlimit, RLIM_NLIMITS> limits{};
+  RefPtr<FdTable> fds;
+  RefPtr<ControllingTty> tty;   // becomes the controlling terminal of its new session
+  i32 oom_score_adj = 0;
+  std::function<void(i32 wait_status)> on_exit;
+};
+
+// Why a process could not be started: for runc's words.
+struct StartError {
+  Errno code;
+  std::string message;  // `exec: "x": executable file not found in $PATH`
+};
+
+class Kernel {
+ public:
+  std::unique_ptr<platform::Platform> platform;
+  RefPtr<vfs::MountNamespace> mounts;   // the container's
+  RefPtr<UtsNamespace> uts;
+  u64 boot_time_ns = 0;                 // CLOCK_MONOTONIC at start
+  std::string boot_id;                  // /proc/sys/kernel/random/boot_id
+  RefPtr<ThreadGroup> init;             // pid 1; null before start
+  u32 pid_max = 32768;
+  // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
+  std::map<std::string, std::string> sysctls;
+  u64 processes_started = 0;            // "processes" of /proc/stat
+
+  // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart code).
+  i64 (*dispatch)(Task& task) = nullptr;
+
+  Result<i32> allocate_pid();
+  void release_pid(i32 pid);
+  Task* find_task(i32 tid) const;
+  ThreadGroup* find_group(i32 pid) const;        // alive or zombie
+  ProcessGroup* find_process_group(i32 pgid) const;
+  Session* find_session(i32 sid) const;
+  // All thread groups by pid.
+  const std::map<i32, ThreadGroup*>& groups() const { return groups_; }
+  size_t task_count() const { return tasks_.size(); }
+
+  // Looks the command up as runc does (PATH of spec.env, cwd), without starting it: errors must come from `create`.
+  Result<std::string, StartError> find_command(const ProcessSpec& spec);
+  // Starts it. pid 1 if none exists. Must run on a fiber.
+  Result<RefPtr<ThreadGroup>, StartError> start_process(ProcessSpec spec);
+  // Every guest process gets SIGKILL; used when init ends and by delete.
+  void kill_all();
+  // Called when the init process became a zombie, after all others are dead.
+  std::function<void(i32 wait_status)> on_init_exit;
+
+  void add_task(Task& task);
+  void remove_task(Task& task);
+  void add_group(ThreadGroup& group);
+  void remove_group(ThreadGroup& group);
+  void add_process_group(ProcessGroup& group);
+  void remove_process_group(ProcessGroup& group);
+
+ private:
+  std::unordered_map<i32, Task*> tasks_;
+  std::map<i32, ThreadGroup*> groups_;
+  std::map<i32, ProcessGroup*> process_groups_;
+  i32 last_pid_ = 0;
+  std::unordered_map<i32, u32> pid_users_;   // pid still named by a task, group, process group or session
+};
+
+Kernel& kernel();
+
+// --- process life, used by syscalls/process.cc ---
+struct CloneArgs {
+  u64 flags = 0;         // CLONE_*
+  int exit_signal = 0;
+  u64 stack = 0;         // new stack pointer or 0
+  u64 parent_tid = 0, child_tid = 0, tls = 0;
+  RefPtr<vfs::File>* pidfd = nullptr;
+};
+// Makes the child and resumes the caller's thread with it (task.resumed). Returns the child's tid.
+Result<i64> clone_task(Task& task, const CloneArgs& args);
+
+struct ExecArgs {
+  vfs::Path file;              // already resolved
+  RefPtr<vfs::File> opened;    // O_PATH fexecve form or null
+  std::string filename;        // as given, for AT_EXECFN and scripts
+  std::vector<std::string> argv, envp;
+};
+// On success the task runs the new image (task.resumed).
+Result<i64> exec_task(Task& task, ExecArgs args);
+
+// The calling task ends with this code (exit); the last one ends the group. Marks task.exited.
+void exit_task(Task& task, i32 wait_status);
+
+struct WaitRequest {
+  enum class Who : u8 { kAny, kPid, kGroup } who = Who::kAny;
+  i32 id = 0;
+  u32 options = 0;   // WNOHANG WUNTRACED WCONTINUED WEXITED WNOWAIT __WALL __WCLONE
+};
+struct WaitReport {
+  i32 pid = 0;       // 0: nothing yet (WNOHANG)
+  i32 status = 0;
+  u32 uid = 0;
+  Usage usage;
+};
+Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request);
+// A zombie (or a stopped child) disappears from its parent.
+void reap(ThreadGroup& child);
+
+Result<i32> set_session(Task& task);                        // setsid
+Result<void> set_process_group(Task& task, i32 pid, i32 pgid);  // setpgid
+
+// Usage so far of a live or dead group.
+Usage group_usage(const ThreadGroup& group);
+
+}  // namespace sbx::task

@@ -1,0 +1,80 @@
+// Task: a guest thread: its fiber, its hardware side (platform::GuestThread), identity and private signal state.
+//
+// Life: made by clone (task/clone.cc) or start_process (task/kernel.h); its fiber runs Task::run() (task/run.cc) until it exits
+// (task/exit.cc), which frees it. Signals: task/signals.h. exec: task/exec.cc.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "sentry/platform/platform.h"
+#include "sentry/security/credentials.h"
+#include "sentry/task/fd_table.h"
+#include "sentry/task/fs_context.h"
+#include "sentry/task/thread_group.h"
+#include "sentry/vfs/walk.h"
+
+namespace sbx::task {
+
+class UtsNamespace;
+
+class Task {
+ public:
+  const i32 tid;
+  RefPtr<ThreadGroup> group;
+  std::unique_ptr<platform::GuestThread> thread;
+  fiber::Fiber* fiber = nullptr;
+
+  security::CredPtr creds;
+  RefPtr<FdTable> fds;
+  RefPtr<FsContext> fs;
+  RefPtr<vfs::MountNamespace> mounts;
+  RefPtr<UtsNamespace> uts;
+  std::string comm;
+
+  signal::PendingSignals pending;
+  // sigsuspend, ppoll...: the mask to restore when the handler returns (frame) or when no handler ran.
+  bool has_saved_mask = false;
+  signal::SigSet saved_mask = 0;
+  // sigtimedwait: signals it waits for although blocked; they do not end other waits.
+  signal::SigSet waiting_for = 0;
+
+  // Restart bookkeeping of the current syscall (restart_syscall(2) style calls keep an absolute deadline here).
+  u64 restart_deadline = 0;
+  bool restarting = false;   // the current dispatch repeats an interrupted call
+
+  platform::Entry entry{};   // what brought it in last
+  i32 tid_in_ns() const { return tid; }
+  i32 pid() const { return group->pid; }
+  i32 nice = 0;
+  u64 robust_list = 0;
+  bool resumed = false;      // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
+  bool exited = false;
+
+  // --- memory ---
+  platform::GuestThread& memory() { return *thread; }
+
+  // --- convenience for handlers ---
+  vfs::WalkContext walk_context() const { return {fs->root, fs->cwd, creds.get(), mounts.get()}; }
+  // As walk_context with the start at dirfd (AT_FDCWD: cwd; else kBadf, kNotdir; absolute paths ignore dirfd).
+  Result<vfs::WalkContext> walk_context_at(int dirfd, std::string_view path) const;
+  u64 nofile_limit() const { return group->limit(RLIMIT_NOFILE); }
+  void set_creds(security::CredPtr c);
+  // Mirrors ids into the stub; after changes of creds, parent, exec.
+  void publish_identity();
+
+  Task(i32 tid, RefPtr<ThreadGroup> group);
+  ~Task();
+  // The fiber's body.
+  void run();
+
+ private:
+  void handle_syscall();
+  void finish_syscall(i64 result);
+  void handle_signal_check();
+  void handle_fault();
+};
+
+// The task whose fiber runs; null on other fibers.
+Task* current_task();
+
+}  // namespace sbx::task
