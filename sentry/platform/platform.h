@@ -173,8 +173,8 @@ class GuestThread {
   // Signals pending for this thread (thread and group), mirrored so that the stub enters when a mask change unblocks one.
   virtual void set_pending(u64 pending_set) = 0;
   // The guest's signal mask: owned by the guest (tier 0), also settable while the thread is in the sentry.
-  virtual u64 sigmask() const = 0;
-  virtual void set_sigmask(u64 mask) = 0;
+  virtual u64 signal_mask() const = 0;
+  virtual void set_signal_mask(u64 mask) = 0;
 
   // Constants the stub answers by itself (getpid, gettid, getuid...). Set when they change, while in the sentry.
   struct Identity {
