@@ -34,6 +34,9 @@ class Fiber {
   // When the present wait began, now_ns(); 0 if not parked.
   u64 parked_since() const { return parked_since_; }
 
+  // Whose fiber it is, for its owner's own use (task/ stores the Task).
+  void* owner = nullptr;
+
  protected:
   friend class Scheduler;
   bool interrupted_ = false;

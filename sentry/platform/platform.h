@@ -24,6 +24,8 @@ enum class EntryKind : u8 {
   kSyscall,      // nr, args valid
   kSignalCheck,  // a kick, or a mask change that unblocked a pending signal; resume with or without a delivery
   kFault,        // a synchronous host signal in guest code: fault valid
+  kCloned,       // after resume_clone with kVfork: the child exists; the parent waits for resume(tid) until the kernel
+                 // lets it go on (child execed or exited). Not used for kFork and kThread.
   kLost,         // the host thread is gone (killed from outside, exited by itself): no resume is possible
 };
 
@@ -145,9 +147,10 @@ class GuestThread {
   // mmap of host file descriptors: the stub maps and returns the address or -errno to the guest by itself.
   virtual void resume_mmap(const MmapRequest& request) = 0;
   // Replaces the image: this GuestThread continues in a fresh stub process, whose next entry is the new program's first
-  // syscall. On success the old host process is killed if `kill_old` (false for a vfork child). May park (a new stub
-  // may have to be made). On error the old image is intact and the caller resumes normally.
-  virtual Result<void> exec(const ExecImage& image, bool kill_old) = 0;
+  // syscall. The thread's old host process (as kill_host_process(): a vfork parent lives on) is killed. May park (a new
+  // stub may have to be made). Mask and identity carry over; the alternate stack is reset. On error the old image is
+  // intact and the caller resumes normally. Works on a thread of new_thread() that has no host thread yet.
+  virtual Result<void> exec(const ExecImage& image) = 0;
 
   // Kills the host process (thread group) of this thread with SIGKILL, whatever its stub does; other host processes that
   // share its memory (vfork parent) live on. All GuestThreads of that host process get kLost from wait_entry() at once,
