@@ -34,7 +34,9 @@ class IoctlCaller {
 
 class File : public RefCounted {
  public:
-  File(Path path, u32 flags) : path_(std::move(path)), flags_(flags) {}
+  // Flags that matter only while opening (O_CREAT, O_TRUNC...) are not kept.
+  File(Path path, u32 flags)
+      : path_(std::move(path)), flags_(flags & ~u32{O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC}) {}
 
   const Path& path() const { return path_; }
   Inode* inode() const { return path_.dentry ? path_.dentry->inode() : nullptr; }
@@ -98,12 +100,44 @@ class File : public RefCounted {
     }
   }
 
+  // Set by vfs::open once the description exists: its end is then an inotify event and, if it may write, uncounted.
+  void mark_opened();
+
  protected:
   ~File() override;  // releases flock and OFD locks
 
  private:
   Path path_;
   u32 flags_;
+  bool opened_ = false, counted_writer_ = false;
+};
+
+// What O_PATH gives: a place without access; reads and writes answer kBadf.
+class PathFile final : public File {
+ public:
+  using File::File;
+  Result<size_t> read(Sink&, u64*) override { return Errno::kBadf; }
+  Result<size_t> write(Source&, u64*) override { return Errno::kBadf; }
+  Result<u64> seek(i64, int) override { return Errno::kBadf; }
+  Result<i64> ioctl(IoctlCaller&, u32, u64) override { return Errno::kBadf; }
+  Result<void> read_dir(const std::function<bool(const DirEntry&)>&) override { return Errno::kBadf; }
+  Result<void> sync(bool) override { return Errno::kBadf; }
+  Result<void> allocate(int, u64, u64) override { return Errno::kBadf; }
+  Result<MapHandle> map_handle(bool) override { return Errno::kBadf; }
+};
+
+// While it lives, the inode cannot be opened for writing (a program that runs from it).
+class WriteDenial {
+ public:
+  // kTxtbsy if somebody has it open for writing.
+  static Result<std::unique_ptr<WriteDenial>> take(RefPtr<Inode> inode);
+  ~WriteDenial() { ++inode_->write_count(); }
+  WriteDenial(const WriteDenial&) = delete;
+  WriteDenial& operator=(const WriteDenial&) = delete;
+
+ private:
+  explicit WriteDenial(RefPtr<Inode> inode) : inode_(std::move(inode)) { --inode_->write_count(); }
+  RefPtr<Inode> inode_;
 };
 
 }  // namespace sbx::vfs

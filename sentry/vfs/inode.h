@@ -29,6 +29,11 @@ struct NewNode {
   std::string target;  // symbolic links
 };
 
+// What a permission check needs to know.
+struct Owner {
+  u32 mode = 0, uid = 0, gid = 0;
+};
+
 struct DirEntry {
   std::string name;
   u64 ino = 0;
@@ -46,6 +51,9 @@ class Inode : public RefCounted {
   // S_IFMT bits without asking anybody; fixed for the life of the inode.
   virtual u32 type() const = 0;
   virtual Result<void> set_attr(const SetAttr&) { return Errno::kPerm; }
+  // The part of attr() that permission checks read, asked for each component of a path by users without capabilities:
+  // worth overriding where attr() is not cheap.
+  virtual Result<Owner> owner();
   // A new open file description. `path` names it (mount and dentry); flags are O_* as given, access already checked.
   // O_TRUNC is done by the caller through set_attr. FIFOs may park until the other end opens.
   virtual Result<RefPtr<File>> open(const Path& path, u32 flags) = 0;
@@ -88,6 +96,11 @@ class Inode : public RefCounted {
   bool has_locks() const { return locks_ != nullptr; }
   // Inotify watches on this inode; null until the first (vfs/notify.h).
   std::shared_ptr<void> notify_state;
+  // What the driver of a special file keeps with it (the pipe of a FIFO, the socket bound to a name); null at first.
+  // Filesystems that stand in front of others (overlay) forward it to the inode behind.
+  virtual RefPtr<RefCounted>& special_state() { return special_state_; }
+  // Open descriptions that may write (> 0) or programs that run from it (< 0): ETXTBSY either way (vfs/file.h).
+  virtual i32& write_count() { return write_count_; }
 
  protected:
   ~Inode() override;
@@ -95,6 +108,8 @@ class Inode : public RefCounted {
  private:
   FileSystem* fs_;  // filesystems outlive their inodes: a Mount and each Dentry keep them alive
   std::unique_ptr<FileLocks> locks_;
+  RefPtr<RefCounted> special_state_;
+  i32 write_count_ = 0;
 };
 
 // A mounted instance (superblock). RefCounted: held by mounts.
@@ -109,6 +124,8 @@ class FileSystem : public RefCounted {
   virtual std::string options() const { return {}; }
   // True: the dentry tree is the truth (tmpfs): dentries with an inode are never evicted.
   virtual bool pins_dentries() const { return false; }
+  // True: every mount of it is read-only, whatever the flags of the mount say.
+  virtual bool read_only() const { return false; }
   // st_dev of its inodes; anonymous numbers from allocate_dev().
   u64 dev() const { return dev_; }
   static u64 allocate_dev();
@@ -117,7 +134,12 @@ class FileSystem : public RefCounted {
   FileSystem() : dev_(allocate_dev()) {}
 
  private:
+  friend class Dentry;
+  friend class Mount;
+  friend class MountNamespace;
   u64 dev_;
+  Dentry* root_dentry_ = nullptr;  // of the mounted tree while it exists: all mounts share one cache
+  u32 mount_count_ = 0;
 };
 
 }  // namespace sbx::vfs

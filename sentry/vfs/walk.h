@@ -9,6 +9,12 @@
 
 namespace sbx::vfs {
 
+// Sysctls of /proc/sys/fs that walking obeys (proc(5)).
+struct Protections {
+  int symlinks = 1, hardlinks = 1, fifos = 1, regular = 2;
+};
+Protections& protections();
+
 // Who walks, from where.
 struct WalkContext {
   Path root;
@@ -49,6 +55,7 @@ Result<RefPtr<File>> open(const WalkContext& ctx, std::string_view path, const O
 // Opens an object already found (exec, /proc magic links).
 Result<RefPtr<File>> open_path(const security::Credentials& creds, const Path& path, u32 flags);
 
+// Owner and group of new objects come from the credentials and the directory (S_ISGID), never from the NewNode.
 Result<Path> make_node(const WalkContext& ctx, std::string_view path, const NewNode& node);  // mknod, mkdir, symlink, bind
 Result<void> link(const WalkContext& from, std::string_view old_path, bool follow, const WalkContext& to,
                   std::string_view new_path);
@@ -59,5 +66,10 @@ Result<void> rename(const WalkContext& from, std::string_view old_path, const Wa
                     std::string_view new_path, u32 flags);
 // chmod/chown/utimes/truncate with their permission rules (who may; set-id bits cleared by chown and by writes).
 Result<void> set_attr(const security::Credentials& creds, const Path& path, SetAttr change);
+// ftruncate(2): the description's right to write is enough. kInval unless it is a regular file open for writing.
+Result<void> truncate(const security::Credentials& creds, File& file, u64 size);
+// After a read or write that moved bytes: inotify events; a write clears set-id bits as Linux does.
+void after_read(File& file);
+void after_write(const security::Credentials& creds, File& file);
 
 }  // namespace sbx::vfs
