@@ -32,12 +32,6 @@ struct ProcessSpec {
   std::function<void(i32 wait_status)> on_exit;
 };
 
-// Why a process could not be started: for runc's words.
-struct StartError {
-  Errno code;
-  std::string message;  // `exec: "x": executable file not found in $PATH`
-};
-
 class Kernel {
  public:
   std::unique_ptr<platform::Platform> platform;
@@ -47,6 +41,7 @@ class Kernel {
   std::string boot_id;                  // /proc/sys/kernel/random/boot_id
   RefPtr<ThreadGroup> init;             // pid 1; null before start
   u32 pid_max = 32768;
+  size_t max_tasks = 30000;             // pids limit of the container: kAgain beyond
   // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
   std::map<std::string, std::string> sysctls;
   u64 processes_started = 0;            // "processes" of /proc/stat
@@ -55,7 +50,6 @@ class Kernel {
   i64 (*dispatch)(Task& task) = nullptr;
 
   Result<i32> allocate_pid();
-  void release_pid(i32 pid);
   Task* find_task(i32 tid) const;
   ThreadGroup* find_group(i32 pid) const;        // alive or zombie
   ProcessGroup* find_process_group(i32 pgid) const;
@@ -65,9 +59,10 @@ class Kernel {
   size_t task_count() const { return tasks_.size(); }
 
   // Looks the command up as runc does (PATH of spec.env, cwd), without starting it: errors must come from `create`.
-  Result<std::string, StartError> find_command(const ProcessSpec& spec);
+  // kNoent, kAcces (a directory, not executable).
+  Result<std::string> find_command(const ProcessSpec& spec);
   // Starts it. pid 1 if none exists. Must run on a fiber.
-  Result<RefPtr<ThreadGroup>, StartError> start_process(ProcessSpec spec);
+  Result<RefPtr<ThreadGroup>> start_process(ProcessSpec spec);
   // Every guest process gets SIGKILL; used when init ends and by delete.
   void kill_all();
   // Called when the init process became a zombie, after all others are dead.
@@ -85,7 +80,7 @@ class Kernel {
   std::map<i32, ThreadGroup*> groups_;
   std::map<i32, ProcessGroup*> process_groups_;
   i32 last_pid_ = 0;
-  std::unordered_map<i32, u32> pid_users_;   // pid still named by a task, group, process group or session
+  bool pid_in_use(i32 pid) const;
 };
 
 Kernel& kernel();

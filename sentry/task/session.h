@@ -29,13 +29,19 @@ class Session : public RefCounted {
 
 class ProcessGroup : public RefCounted {
  public:
-  ProcessGroup(i32 pgid, RefPtr<Session> session) : pgid(pgid), session(std::move(session)) {}
+  ProcessGroup(i32 pgid, RefPtr<Session> session);
   const i32 pgid;
   const RefPtr<Session> session;
   std::vector<ThreadGroup*> members;
   // No member has a parent in the same session but another group: stop signals from the tty are then discarded.
   bool orphaned() const;
   void send(const signal::SigInfo& info);
+
+ private:
+  ~ProcessGroup() override;
 };
+
+// Moves a process to `group` (null: out of every group, when it is reaped).
+void join_process_group(ThreadGroup& member, RefPtr<ProcessGroup> group);
 
 }  // namespace sbx::task

@@ -5,7 +5,8 @@
 namespace sbx::task {
 
 // From kill(2) and the kernel: to the process / to one thread. Handles ignore, stop, continue, kill and wake-ups.
-void send_to_group(ThreadGroup& group, const signal::SigInfo& info);
+// `force`: from outside the container: SIGKILL and SIGSTOP then work on init too.
+void send_to_group(ThreadGroup& group, const signal::SigInfo& info, bool force = false);
 void send_to_task(Task& task, const signal::SigInfo& info);
 // A synchronous fault: blocked or ignored means death, as force_sig.
 void force_to_task(Task& task, signal::SigInfo info);

@@ -49,6 +49,7 @@ class Task {
   u64 robust_list = 0;
   bool resumed = false;      // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
   bool exited = false;
+  i32 vfork_child = 0;       // pid of the child a vfork waits for
 
   // --- memory ---
   platform::GuestThread& memory() { return *thread; }

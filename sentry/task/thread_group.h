@@ -51,6 +51,8 @@ class ThreadGroup : public RefCounted {
   std::array<rlimit, RLIM_NLIMITS> limits{};
   RefPtr<ImageInfo> image;
   std::string comm_of_leader() const;
+  std::string zombie_comm;         // once no task is left
+  u32 zombie_uid = 0;
 
   // --- life ---
   bool exiting = false;            // exit_group or a fatal signal: every task leaves

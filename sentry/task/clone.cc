@@ -1,0 +1,123 @@
+// fork, vfork, clone, clone3: one function makes the child (kernel/fork.c copy_process).
+#include <linux/sched.h>
+
+#include "sentry/base/counters.h"
+#include "sentry/task/kernel.h"
+#include "sentry/task/signals.h"
+
+namespace sbx::task {
+
+namespace {
+
+constexpr u64 kNamespaceFlags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
+                                CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
+constexpr u32 kCapSysAdmin = 21, kCapSysResource = 24;
+
+Result<void> check_flags(const Task& task, const CloneArgs& args) {
+  const u64 f = args.flags;
+  if ((f & CLONE_SIGHAND) != 0 && (f & CLONE_VM) == 0) return Errno::kInval;
+  if ((f & CLONE_THREAD) != 0 && (f & CLONE_SIGHAND) == 0) return Errno::kInval;
+  if ((f & CLONE_NEWNS) != 0 && (f & CLONE_FS) != 0) return Errno::kInval;
+  if ((f & CLONE_PARENT) != 0 && kernel().init == task.group) return Errno::kInval;
+  if (args.exit_signal != 0 && !signal::valid(args.exit_signal)) return Errno::kInval;
+  if ((f & kNamespaceFlags) != 0) {
+    if ((f & CLONE_NEWUSER) == 0 && !task.creds->capable(kCapSysAdmin)) return Errno::kPerm;
+    // What can be given: mounts and host name. The others would need state of their own.
+    if ((f & kNamespaceFlags & ~static_cast<u64>(CLONE_NEWNS | CLONE_NEWUTS)) != 0) {
+      STUB("clone namespace flags", f & kNamespaceFlags);
+      return (f & CLONE_NEWUSER) != 0 ? Errno::kPerm : Errno::kInval;
+    }
+  }
+  return {};
+}
+
+// RLIMIT_NPROC counts the tasks of the real user (setrlimit(2)); root and capable tasks are exempt.
+bool too_many_tasks(const Task& task) {
+  u64 limit = task.group->limit(RLIMIT_NPROC);
+  if (limit == RLIM_INFINITY || task.creds->uid == 0 || task.creds->capable(kCapSysResource) ||
+      task.creds->capable(kCapSysAdmin)) {
+    return false;
+  }
+  u64 count = 0;
+  for (const auto& [pid, group] : kernel().groups()) {
+    for (const Task* other : group->tasks) count += other->creds->uid == task.creds->uid ? 1 : 0;
+  }
+  return count >= limit;
+}
+
+}  // namespace
+
+Result<i64> clone_task(Task& task, const CloneArgs& args) {
+  TRY(check_flags(task, args));
+  const u64 f = args.flags;
+  if (too_many_tasks(task) || kernel().task_count() >= kernel().max_tasks) return Errno::kAgain;
+  i32 tid = TRY(kernel().allocate_pid());
+  ThreadGroup& self = *task.group;
+
+  RefPtr<ThreadGroup> group;
+  if ((f & CLONE_THREAD) != 0) {
+    group = task.group;
+  } else {
+    group = make_ref<ThreadGroup>(tid);
+    group->actions = (f & CLONE_SIGHAND) != 0 ? self.actions : RefPtr<signal::Actions>(new signal::Actions(*self.actions));
+    if ((f & CLONE_CLEAR_SIGHAND) != 0) group->actions->reset_for_exec();
+    group->limits = self.limits;
+    group->image = self.image;
+    group->exit_signal = args.exit_signal;
+    group->oom_score_adj = self.oom_score_adj;
+    group->vfork_done = (f & CLONE_VFORK) == 0;
+  }
+
+  auto* child = new Task(tid, group);
+  child->creds = task.creds;
+  child->fds = (f & CLONE_FILES) != 0 ? task.fds : task.fds->clone();
+  child->fs = (f & CLONE_FS) != 0 ? task.fs : RefPtr<FsContext>(new FsContext(*task.fs));
+  child->uts = (f & CLONE_NEWUTS) != 0 ? RefPtr<UtsNamespace>(new UtsNamespace(*task.uts)) : task.uts;
+  child->mounts = task.mounts;
+  if ((f & CLONE_NEWNS) != 0) {
+    std::function<vfs::Path(const vfs::Path&)> translate;
+    child->mounts = task.mounts->clone(&translate);
+    child->fs->root = translate(task.fs->root);
+    child->fs->cwd = translate(task.fs->cwd);
+  }
+  child->comm = task.comm;
+  child->nice = task.nice;
+  child->thread = kernel().platform->new_thread();
+  child->thread->set_signal_mask(task.thread->signal_mask());
+
+  platform::CloneRequest request{};
+  request.kind = (f & CLONE_THREAD) != 0 ? platform::CloneRequest::Kind::kThread
+                 : (f & CLONE_VM) != 0   ? platform::CloneRequest::Kind::kVfork
+                                         : platform::CloneRequest::Kind::kFork;
+  request.child_sp = args.stack;
+  request.set_tls = (f & CLONE_SETTLS) != 0;
+  request.tls = args.tls;
+  request.parent_tid_ptr = (f & CLONE_PARENT_SETTID) != 0 ? args.parent_tid : 0;
+  request.child_tid_ptr = (f & CLONE_CHILD_SETTID) != 0 ? args.child_tid : 0;
+  request.clear_tid_ptr = (f & CLONE_CHILD_CLEARTID) != 0 ? args.child_tid : 0;
+  request.guest_tid = tid;
+  request.child_tid_value = tid;
+
+  if ((f & CLONE_THREAD) == 0) {
+    kernel().add_group(*group);
+    ThreadGroup* parent = (f & CLONE_PARENT) != 0 ? self.parent : &self;
+    group->parent = parent;
+    if (parent != nullptr) parent->children.push_back(group);
+    join_process_group(*group, self.group);
+    group->leader = child;
+    ++kernel().processes_started;
+  }
+  kernel().add_task(*child);
+  group->tasks.push_back(child);
+  child->publish_identity();
+  child->fiber = fiber::spawn([child] { child->run(); });
+  child->fiber->owner = child;
+  recalc_pending(*child);
+
+  task.resumed = true;
+  task.vfork_child = tid;
+  task.thread->resume_clone(request, *child->thread);
+  return tid;
+}
+
+}  // namespace sbx::task

@@ -1,0 +1,140 @@
+// The life of a task's fiber: entries from the guest in, resumes out; interrupted calls, signal delivery on the way back.
+#include "sentry/base/log.h"
+#include "sentry/task/kernel.h"
+#include "sentry/task/signals.h"
+
+namespace sbx::task {
+
+namespace {
+
+// Nothing delivered: a temporary mask (sigsuspend, ppoll) ends here.
+void restore_mask(Task& task) {
+  if (!task.has_saved_mask) return;
+  task.has_saved_mask = false;
+  task.thread->set_signal_mask(task.saved_mask);
+  recalc_pending(task);
+}
+
+}  // namespace
+
+void Task::run() {
+  using platform::EntryKind;
+  while (!exited) {
+    entry = thread->wait_entry();
+    if (!group->exiting) {
+      switch (entry.kind) {
+        case EntryKind::kStarted:
+          thread->resume_continue();
+          if (signal_pending(*this)) thread->kick();
+          break;
+        case EntryKind::kSyscall: handle_syscall(); break;
+        case EntryKind::kSignalCheck: handle_signal_check(); break;
+        case EntryKind::kFault: handle_fault(); break;
+        case EntryKind::kCloned: {
+          ThreadGroup* child = kernel().find_group(vfork_child);
+          RefPtr<ThreadGroup> keep(child);
+          // Uninterruptible save for death, as Linux's wait_for_vfork_done.
+          while (child != nullptr && !child->vfork_done && !group->exiting) {
+            auto waited = child->vfork_queue.wait_until([&] { return child->vfork_done || group->exiting; }, "vfork",
+                                                        fiber::kNever, fiber::Interruptible::kNo);
+            (void)waited;
+          }
+          if (!group->exiting) finish_syscall(vfork_child);
+          break;
+        }
+        case EntryKind::kLost:
+          // Killed from outside (the host's OOM killer, an administrator). Another task's exec ends this one quietly.
+          if (group->exec_task == nullptr || group->exec_task == this) exit_group(*group, SIGKILL);
+          else exit_task(*this, SIGKILL);
+          break;
+      }
+    }
+    if (!exited && (group->exiting || (group->exec_task != nullptr && group->exec_task != this))) {
+      exit_task(*this, group->exit_status);
+    }
+  }
+  fiber->owner = nullptr;
+  delete this;
+}
+
+void Task::handle_syscall() {
+  restarting = false;
+  restart_deadline = 0;
+  const u32 nr = entry.nr;
+  for (;;) {
+    resumed = false;
+    i64 result = kernel().dispatch(*this);
+    if (exited || group->exiting) return;
+    if (resumed) {
+      if (signal_pending(*this)) thread->kick();
+      return;
+    }
+    if (result > -512 || result < -516) {
+      finish_syscall(result);
+      return;
+    }
+    auto code = static_cast<Errno>(-result);
+    auto chosen = next_signal(*this);
+    if (group->exiting) return;
+    if (!chosen) {
+      // No handler ran. The interrupting signal was ignored or only stopped us: go on with the call.
+      restore_mask(*this);
+      restarting = true;
+      continue;
+    }
+    bool restart = code == Errno::kRestartNoIntr ||
+                   (code == Errno::kRestartSys && (chosen->action.flags & SA_RESTART) != 0);
+    platform::SignalDelivery delivery = make_delivery(*this, *chosen);
+    thread->resume_signal(restart ? static_cast<i64>(nr) : -static_cast<i64>(Errno::kIntr), restart, delivery);
+    return;
+  }
+}
+
+void Task::finish_syscall(i64 result) {
+  if (signal_pending(*this)) {
+    auto chosen = next_signal(*this);
+    if (group->exiting) return;
+    if (chosen) {
+      platform::SignalDelivery delivery = make_delivery(*this, *chosen);
+      thread->resume_signal(result, false, delivery);
+      return;
+    }
+  }
+  restore_mask(*this);
+  thread->resume(result);
+}
+
+void Task::handle_signal_check() {
+  auto chosen = next_signal(*this);
+  if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
+  if (!chosen) {
+    thread->resume_continue();
+    return;
+  }
+  bool restart = (chosen->action.flags & SA_RESTART) != 0;
+  platform::SignalDelivery delivery = make_delivery(*this, *chosen);
+  thread->resume_signal(0, restart, delivery);
+}
+
+void Task::handle_fault() {
+  const int signo = entry.fault.signo;
+  if (!signal::valid(signo)) {
+    exit_group(*group, SIGKILL);
+    return;
+  }
+  signal::SigInfo info;
+  info.signo = signo;
+  info.code = entry.fault.code;
+  info.addr = entry.fault.addr;
+  const signal::Action action = group->actions->of[static_cast<size_t>(signo)];
+  if (action.is_default() || action.is_ignored() || (thread->signal_mask() & signal::bit(signo)) != 0) {
+    LOG_DEBUG("task %d: fatal %s at ip %#llx, address %#llx", tid, signal::signal_name(signo),
+              static_cast<unsigned long long>(entry.ip), static_cast<unsigned long long>(entry.fault.addr));
+    exit_group(*group, signo);
+    return;
+  }
+  platform::SignalDelivery delivery = make_delivery(*this, Chosen{info, action});
+  thread->resume_signal(0, false, delivery);
+}
+
+}  // namespace sbx::task

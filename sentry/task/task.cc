@@ -1,0 +1,46 @@
+#include "sentry/task/task.h"
+
+#include "sentry/task/kernel.h"
+#include "sentry/task/signals.h"
+
+namespace sbx::task {
+
+Task::Task(i32 tid_, RefPtr<ThreadGroup> group_) : tid(tid_), group(std::move(group_)) {}
+
+Task::~Task() = default;
+
+Task* current_task() {
+  fiber::Fiber* fiber = fiber::current();
+  return fiber != nullptr ? static_cast<Task*>(fiber->owner) : nullptr;
+}
+
+Result<vfs::WalkContext> Task::walk_context_at(int dirfd, std::string_view path) const {
+  vfs::WalkContext ctx = walk_context();
+  if (dirfd == AT_FDCWD || (!path.empty() && path[0] == '/')) return ctx;
+  vfs::File* file = fds->peek(dirfd);
+  if (file == nullptr) return Errno::kBadf;
+  if (!file->path() || file->inode() == nullptr) return Errno::kNotdir;
+  // With an empty path (AT_EMPTY_PATH) the object itself is meant and may be anything.
+  if (!path.empty() && !S_ISDIR(file->inode()->type())) return Errno::kNotdir;
+  ctx.cwd = file->path();
+  return ctx;
+}
+
+void Task::set_creds(security::CredPtr c) {
+  creds = std::move(c);
+  publish_identity();
+}
+
+void Task::publish_identity() {
+  platform::GuestThread::Identity id{};
+  id.pid = group->pid;
+  id.tid = tid;
+  id.ppid = group->parent != nullptr ? group->parent->pid : 0;
+  id.uid = creds->uid;
+  id.euid = creds->euid;
+  id.gid = creds->gid;
+  id.egid = creds->egid;
+  thread->set_identity(id);
+}
+
+}  // namespace sbx::task
