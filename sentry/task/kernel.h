@@ -126,6 +126,13 @@ void reap(ThreadGroup& child);
 Result<i32> set_session(Task& task);                        // setsid
 Result<void> set_process_group(Task& task, i32 pid, i32 pgid);  // setpgid
 
+// Files that name a process (pidfds) implement it: waitid(P_PIDFD) and others look for it.
+class PidReference {
+ public:
+  virtual ~PidReference() = default;
+  virtual i32 pid() const = 0;
+};
+
 // Usage so far of a live or dead group.
 Usage group_usage(const ThreadGroup& group);
 

@@ -1,0 +1,105 @@
+// Memory calls. Anonymous memory is the stub's own business; what names a file comes here, is checked, and goes back to
+// the stub as a mapping of a host descriptor.
+#include <sys/mman.h>
+
+#include "sentry/base/counters.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/task/kernel.h"
+
+namespace sbx::syscalls {
+
+namespace {
+constexpr u64 kTypeMask = 0x0f;
+constexpr u64 kIgnored = MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_STACK | MAP_NONBLOCK | MAP_LOCKED |
+                         MAP_POPULATE;  // hints, or rights a guest does not have over the host
+constexpr u64 kPassed = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE;
+}  // namespace
+
+Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags, Int fd, Off offset) {
+  if ((offset & static_cast<i64>(kPageSize - 1)) != 0 || length == 0) return Errno::kInval;
+  u64 type = flags.v & kTypeMask;
+  if (type != MAP_SHARED && type != MAP_PRIVATE && type != MAP_SHARED_VALIDATE) return Errno::kInval;
+  if ((prot.v & ~static_cast<u64>(PROT_READ | PROT_WRITE | PROT_EXEC)) != 0) return Errno::kInval;
+  if ((flags.v & MAP_HUGETLB) != 0) {
+    STUB("mmap MAP_HUGETLB", flags.v);
+    return Errno::kNomem;  // no huge pages reserved, as on most hosts
+  }
+  if (type == MAP_SHARED_VALIDATE && (flags.v & ~(kTypeMask | kIgnored | kPassed | MAP_ANONYMOUS)) != 0) {
+    return Errno::kOpnotsupp;
+  }
+  platform::MmapRequest request{};
+  request.addr = addr.addr;
+  request.length = length;
+  request.prot = static_cast<u32>(prot.v);
+  request.flags = static_cast<u32>((type == MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED) | (flags.v & kPassed));
+
+  RefPtr<vfs::File> file;
+  if ((flags.v & MAP_ANONYMOUS) != 0) {
+    request.flags |= MAP_ANONYMOUS;
+  } else {
+    file = TRY(task.fds->get(fd));
+    bool shared_write = type != MAP_PRIVATE && (prot.v & PROT_WRITE) != 0;
+    if (!file->readable()) return Errno::kAcces;
+    if (shared_write && (!file->writable() || (file->flags() & O_APPEND) != 0)) return Errno::kAcces;
+    if ((prot.v & PROT_EXEC) != 0 && file->path().mount && (file->path().mount->flags & MS_NOEXEC) != 0) {
+      return Errno::kPerm;
+    }
+    // A shared mapping of a file open for writing may be made writable later (mprotect): lend a writable descriptor.
+    vfs::MapHandle handle = TRY(file->map_handle(type != MAP_PRIVATE && file->writable()));
+    if (handle.host_fd < 0) {
+      request.flags |= MAP_ANONYMOUS;  // /dev/zero
+    } else {
+      request.source.fd = handle.host_fd;
+      request.source.offset = handle.offset + static_cast<u64>(offset);
+    }
+  }
+  task.resumed = true;
+  task.thread->resume_mmap(request);
+  return 0;
+}
+
+// Natively answered calls in a form the stub does not know.
+Result<i64> sys_mprotect(Task&, UserAddr, Size, Hex prot) {
+  STUB("mprotect", prot.v);
+  return Errno::kInval;
+}
+Result<i64> sys_munmap(Task&, UserAddr, Size) { return Errno::kInval; }
+Result<i64> sys_mremap(Task&, UserAddr, Size, Size, Hex flags, UserAddr) {
+  STUB("mremap", flags.v);
+  return Errno::kInval;
+}
+Result<i64> sys_brk(Task& task, UserAddr) { return static_cast<i64>(task.thread->address_space()->brk_end()); }
+
+Result<i64> sys_madvise(Task&, UserAddr addr, Size, Int advice) {
+  if ((addr.addr & (kPageSize - 1)) != 0) return Errno::kInval;
+  STUB("madvise", advice);
+  return Errno::kInval;
+}
+
+// The host writes shared pages back by itself; MS_SYNC of a mapping is fsync of a file the guest still has open, or
+// a weaker promise than Linux gives. Counted, so that a program that depends on it is seen.
+Result<i64> sys_msync(Task&, UserAddr addr, Size, Hex flags) {
+  if ((addr.addr & (kPageSize - 1)) != 0) return Errno::kInval;
+  if ((flags.v & ~static_cast<u64>(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) != 0) return Errno::kInval;
+  if ((flags.v & (MS_ASYNC | MS_SYNC)) == (MS_ASYNC | MS_SYNC)) return Errno::kInval;
+  if ((flags.v & MS_SYNC) != 0) STUB("msync MS_SYNC", 0);
+  return 0;
+}
+
+// Locking is a promise about the host's paging that a sandbox cannot give; RLIMIT_MEMLOCK rules who may ask.
+Result<i64> sys_mlock(Task& task, UserAddr, Size length) {
+  constexpr u32 kCapIpcLock = 14;
+  if (task.creds->capable(kCapIpcLock)) return 0;
+  u64 limit = task.group->limit(RLIMIT_MEMLOCK);
+  if (limit == 0) return Errno::kPerm;
+  return length <= limit ? Result<i64>(0) : Result<i64>(Errno::kNomem);
+}
+Result<i64> sys_munlock(Task&, UserAddr, Size) { return 0; }
+Result<i64> sys_mlockall(Task& task, Hex flags) {
+  if (flags.v == 0 || (flags.v & ~7ull) != 0) return Errno::kInval;
+  constexpr u32 kCapIpcLock = 14;
+  return task.creds->capable(kCapIpcLock) ? Result<i64>(0) : Result<i64>(Errno::kPerm);
+}
+Result<i64> sys_munlockall(Task&) { return 0; }
+
+}  // namespace sbx::syscalls
