@@ -1,6 +1,7 @@
 // Memory calls. Anonymous memory is the stub's own business; what names a file comes here, is checked, and goes back to
 // the stub as a mapping of a host descriptor.
 #include <sys/mman.h>
+#include <sys/mount.h>
 
 #include "sentry/base/counters.h"
 #include "sentry/syscalls/handlers.h"
