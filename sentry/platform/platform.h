@@ -201,6 +201,9 @@ struct PlatformOptions {
   bool spin = true;      // tier 1 allowed when CPUs are free
   bool patch = true;
   u32 max_threads = 4096;  // host threads in all stubs together
+  // Called with the template's pid (in the sentry's pid namespace) before any other stub is forked from it: the caller
+  // puts it into the guest's cgroup.
+  std::function<void(i32 template_pid)> on_template;
   // uid/gid of the stubs; they must equal the sentry's own after it dropped its identity.
 };
 
