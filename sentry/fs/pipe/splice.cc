@@ -1,0 +1,139 @@
+#include "sentry/fs/pipe/splice.h"
+
+#include <algorithm>
+#include <memory>
+
+namespace sbx::fs::pipe {
+namespace {
+
+constexpr size_t kChunk = 65536;
+
+Result<size_t> would_block(Stuck* stuck, vfs::File& file, u32 events) {
+  if (stuck != nullptr) *stuck = {&file, events};
+  return Errno::kAgain;
+}
+
+// True: `pipe` is empty but somebody may still write to it.
+bool nothing_yet(const Pipe& pipe) { return pipe.buffer.empty() && pipe.writers > 0; }
+
+void drained(Pipe& pipe) {
+  if (pipe.buffer.free_space() >= kAtomicBytes) pipe.wake_writers();
+}
+
+Result<size_t> between_pipes(Pipe& from, vfs::File& in, Pipe& to, vfs::File& out, size_t length, bool consume,
+                             Stuck* stuck) {
+  if (&from == &to) return Errno::kInval;
+  if (to.readers == 0) return Errno::kPipe;
+  if (from.buffer.empty()) {
+    if (from.writers == 0) return size_t{0};
+    return would_block(stuck, in, POLLIN);
+  }
+  size_t room = to.buffer.free_space();
+  if (room == 0) return would_block(stuck, out, POLLOUT);
+  size_t want = std::min({length, room, from.buffer.used()});
+  size_t done = 0;
+  while (done < want) {
+    size_t got = 0;
+    const u8* bytes = consume ? from.buffer.peek(want - done, &got) : from.buffer.peek_at(done, want - done, &got);
+    vfs::KernelSource source(bytes, got);
+    auto added = to.buffer.write(source, got);
+    if (!added) {
+      if (done == 0) return added.error();
+      break;
+    }
+    if (consume) from.buffer.consume(*added);
+    done += *added;
+    if (*added < got) break;
+  }
+  if (consume) drained(from);
+  to.wake_readers();
+  return done;
+}
+
+Result<size_t> pipe_to_file(Pipe& from, vfs::File& in, vfs::File& out, u64* out_offset, size_t length, Stuck* stuck) {
+  if (from.buffer.empty()) {
+    if (nothing_yet(from)) return would_block(stuck, in, POLLIN);
+    return size_t{0};
+  }
+  size_t done = 0;
+  while (done < length && !from.buffer.empty()) {
+    size_t got = 0;
+    const u8* bytes = from.buffer.peek(length - done, &got);
+    // The file may park (a gofer write) and the ring move meanwhile: it writes from a copy.
+    auto copy = std::make_unique<u8[]>(got);
+    std::memcpy(copy.get(), bytes, got);
+    vfs::KernelSource source(copy.get(), got);
+    auto written = out.write(source, out_offset);
+    if (!written) {
+      if (done > 0) break;
+      if (written.error() == Errno::kAgain) return would_block(stuck, out, POLLOUT);
+      return written.error();
+    }
+    from.buffer.consume(*written);
+    done += *written;
+    if (*written < got) break;
+  }
+  drained(from);
+  return done;
+}
+
+Result<size_t> file_to_pipe(vfs::File& in, u64* in_offset, Pipe& to, vfs::File& out, size_t length, Stuck* stuck) {
+  if (to.readers == 0) return Errno::kPipe;
+  size_t room = to.buffer.free_space();
+  if (room == 0) return would_block(stuck, out, POLLOUT);
+  size_t want = std::min({length, room, kChunk});
+  auto chunk = std::make_unique<u8[]>(want);
+  vfs::KernelSink sink(chunk.get(), want);
+  auto got = in.read(sink, in_offset);
+  if (!got) {
+    if (got.error() == Errno::kAgain) return would_block(stuck, in, POLLIN);
+    return got.error();
+  }
+  vfs::KernelSource source(chunk.get(), *got);
+  // Room can only have shrunk if the read parked and another writer came; what does not fit exceeds the capacity for a
+  // moment rather than being lost.
+  size_t done = TRY(to.buffer.write(source, *got));
+  if (done > 0) to.wake_readers();
+  return done;
+}
+
+}  // namespace
+
+Result<size_t> splice(vfs::File& in, u64* in_offset, vfs::File& out, u64* out_offset, size_t length, Stuck* stuck) {
+  if (length == 0) return size_t{0};
+  Pipe* from = PipeFile::pipe_of(in);
+  Pipe* to = PipeFile::pipe_of(out);
+  if (from != nullptr && to != nullptr) return between_pipes(*from, in, *to, out, length, true, stuck);
+  if (from != nullptr) return pipe_to_file(*from, in, out, out_offset, length, stuck);
+  if (to != nullptr) return file_to_pipe(in, in_offset, *to, out, length, stuck);
+  return Errno::kInval;
+}
+
+Result<size_t> tee(vfs::File& in, vfs::File& out, size_t length, Stuck* stuck) {
+  Pipe* from = PipeFile::pipe_of(in);
+  Pipe* to = PipeFile::pipe_of(out);
+  if (from == nullptr || to == nullptr) return Errno::kInval;
+  if (length == 0) return size_t{0};
+  return between_pipes(*from, in, *to, out, length, false, stuck);
+}
+
+Result<size_t> copy(vfs::File& in, u64* in_offset, vfs::File& out, u64* out_offset, size_t length, Stuck* stuck) {
+  if (!in.seekable() || in_offset == nullptr) return Errno::kInval;
+  size_t want = std::min(length, kChunk);
+  if (want == 0) return size_t{0};
+  auto chunk = std::make_unique<u8[]>(want);
+  u64 from = *in_offset;
+  vfs::KernelSink sink(chunk.get(), want);
+  size_t got = TRY(in.read(sink, &from));
+  if (got == 0) return size_t{0};
+  vfs::KernelSource source(chunk.get(), got);
+  auto done = out.write(source, out_offset);
+  if (!done) {
+    if (done.error() == Errno::kAgain) return would_block(stuck, out, POLLOUT);
+    return done.error();
+  }
+  *in_offset += *done;
+  return done;
+}
+
+}  // namespace sbx::fs::pipe
