@@ -5,7 +5,10 @@
 
 namespace sbx::vfs {
 
+void (*File::on_watched_end)(File&) = nullptr;
+
 File::~File() {
+  if (epoll_watched) on_watched_end(*this);
   Inode* i = inode();
   if (i == nullptr) return;
   if (i->has_locks()) i->locks().release_file(this);

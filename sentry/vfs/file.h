@@ -100,6 +100,10 @@ class File : public RefCounted {
     }
   }
 
+  // Epoll instances watch it without owning it: they are told of its end (fs/anon/epoll.cc sets both).
+  bool epoll_watched = false;
+  static void (*on_watched_end)(File&);
+
   // Set by vfs::open once the description exists: its end is then an inotify event and, if it may write, uncounted.
   void mark_opened();
 
