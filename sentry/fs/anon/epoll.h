@@ -1,8 +1,8 @@
 // epoll(7). Interest is keyed by (descriptor, file description) and does not own the file: it ends with the file
 // (File::on_watched_end), not with the descriptor, exactly as in Linux.
 //
-// An item enters the ready list when its file's wait queue is woken; whether it really is ready is asked when events are
-// collected. So a wake-up costs a list insertion, and none is lost.
+// An item enters the ready list when its file's wait queue is woken; whether it really is ready is asked when events
+// are collected. So a wake-up costs a list insertion, and none is lost.
 #pragma once
 #include <sys/epoll.h>
 
@@ -23,7 +23,8 @@ class Epoll final : public vfs::File {
 
   // epoll_ctl(2). `file` is what `fd` refers to now; event matters for ADD and MOD.
   Result<void> control(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event);
-  // epoll_wait(2): at most max events; 0 at the deadline (0: do not wait). kIntr when a signal arrives: never restarted.
+  // epoll_wait(2): at most max events; 0 at the deadline (0: do not wait). kIntr when a signal arrives: never
+  // restarted.
   Result<size_t> wait(epoll_event* out, size_t max, fiber::Deadline deadline);
 
  private:

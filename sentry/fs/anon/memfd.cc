@@ -34,7 +34,12 @@ NamelessFs& memfs() {
 class MemfdInode final : public vfs::Inode {
  public:
   MemfdInode(UniqueFd fd, u32 mode, u32 uid, u32 gid, bool seal_exec)
-      : Inode(memfs()), fd_(std::move(fd)), ino_(memfs().next_ino()), mode_(mode), uid_(uid), gid_(gid),
+      : Inode(memfs()),
+        fd_(std::move(fd)),
+        ino_(memfs().next_ino()),
+        mode_(mode),
+        uid_(uid),
+        gid_(gid),
         seal_exec_(seal_exec) {}
   int fd() const { return fd_.get(); }
   Result<vfs::Attr> attr() override {
@@ -69,10 +74,14 @@ class MemfdInode final : public vfs::Inode {
     if (change.mask & S::kGid) gid_ = change.gid;
     if (change.mask & (S::kAtime | S::kAtimeNow | S::kMtime | S::kMtimeNow)) {
       timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};
-      if (change.mask & S::kAtimeNow) times[0].tv_nsec = UTIME_NOW;
-      else if (change.mask & S::kAtime) times[0] = {change.atime.sec, static_cast<long>(change.atime.nsec)};
-      if (change.mask & S::kMtimeNow) times[1].tv_nsec = UTIME_NOW;
-      else if (change.mask & S::kMtime) times[1] = {change.mtime.sec, static_cast<long>(change.mtime.nsec)};
+      if (change.mask & S::kAtimeNow)
+        times[0].tv_nsec = UTIME_NOW;
+      else if (change.mask & S::kAtime)
+        times[0] = {change.atime.sec, static_cast<long>(change.atime.nsec)};
+      if (change.mask & S::kMtimeNow)
+        times[1].tv_nsec = UTIME_NOW;
+      else if (change.mask & S::kMtime)
+        times[1] = {change.mtime.sec, static_cast<long>(change.mtime.nsec)};
       if (futimens(fd_.get(), times) != 0) return last_errno();
     }
     return {};

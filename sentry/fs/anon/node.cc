@@ -44,8 +44,8 @@ vfs::Path anon_path(const char* kind) {
   // Linux shares one inode between all of them; nothing a guest can see depends on it but st_ino.
   static auto* inode = make_ref<NamelessInode>(*fs, 0600, 0, 0).leak();
   vfs::Path path;
-  path.dentry = vfs::Dentry::make_root(RefPtr<vfs::FileSystem>(fs), RefPtr<vfs::Inode>(inode),
-                                       std::string("anon_inode:") + kind);
+  path.dentry =
+      vfs::Dentry::make_root(RefPtr<vfs::FileSystem>(fs), RefPtr<vfs::Inode>(inode), std::string("anon_inode:") + kind);
   return path;
 }
 

@@ -25,8 +25,8 @@ class TimerFd final : public vfs::File {
   void catch_up();
   void arm();
   int clock_;
-  u64 interval_ = 0;      // ns
-  u64 next_ = 0;          // on clock_, ns; 0: disarmed
+  u64 interval_ = 0;  // ns
+  u64 next_ = 0;      // on clock_, ns; 0: disarmed
   u64 expirations_ = 0;
   u32 set_flags_ = 0;
   fiber::Timer timer_;

@@ -309,7 +309,8 @@ fiber::WaitQueue* HostDescriptor::queue() {
       queue_.wake_all();
     });
     if (!watched) {
-      if (watched.error() != Errno::kPerm) LOG_WARNING("cannot watch a host descriptor: %s", errno_name(watched.error()));
+      if (watched.error() != Errno::kPerm)
+        LOG_WARNING("cannot watch a host descriptor: %s", errno_name(watched.error()));
       always_ready_ = true;
       return nullptr;
     }

@@ -47,7 +47,8 @@ Result<u64> Pipe::resize(u64 bytes, bool privileged) {
   return size;
 }
 
-PipeFile::PipeFile(vfs::Path path, u32 flags, RefPtr<Pipe> pipe) : File(std::move(path), flags), pipe_(std::move(pipe)) {
+PipeFile::PipeFile(vfs::Path path, u32 flags, RefPtr<Pipe> pipe)
+    : File(std::move(path), flags), pipe_(std::move(pipe)) {
   if (readable()) {
     ++pipe_->readers;
     ++pipe_->reader_opens;
@@ -178,9 +179,8 @@ Result<RefPtr<vfs::File>> open_fifo(vfs::Inode& inode, const vfs::Path& path, u3
 }
 
 void register_fifo() {
-  vfs::register_special(S_IFIFO, [](vfs::Inode& inode, u64, const vfs::Path& path, u32 flags) {
-    return open_fifo(inode, path, flags);
-  });
+  vfs::register_special(
+      S_IFIFO, [](vfs::Inode& inode, u64, const vfs::Path& path, u32 flags) { return open_fifo(inode, path, flags); });
 }
 
 }  // namespace sbx::fs::pipe

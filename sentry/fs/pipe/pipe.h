@@ -5,7 +5,8 @@
 
 namespace sbx::fs::pipe {
 
-// The object both ends refer to. Kept alive by the open ends (and by a FIFO's inode, memory-free while nobody has it open).
+// The object both ends refer to. Kept alive by the open ends (and by a FIFO's inode, memory-free while nobody has it
+// open).
 class Pipe final : public RefCounted {
  public:
   PipeBuffer buffer;
@@ -22,8 +23,8 @@ class Pipe final : public RefCounted {
   void wake_readers();
   void wake_writers();
   void wake_everybody();
-  // F_SETPIPE_SZ: rounds up to a power of two of pages, answers the new size. kPerm above the limit of unprivileged users
-  // (1 MiB), kBusy if it holds more, kInval for sizes that cannot be.
+  // F_SETPIPE_SZ: rounds up to a power of two of pages, answers the new size. kPerm above the limit of unprivileged
+  // users (1 MiB), kBusy if it holds more, kInval for sizes that cannot be.
   Result<u64> resize(u64 bytes, bool privileged);
 };
 
@@ -53,11 +54,12 @@ class PipeFile final : public vfs::File {
 struct PipePair {
   RefPtr<vfs::File> reader, writer;
 };
-// pipe2(2). flags: O_NONBLOCK, O_DIRECT (O_CLOEXEC is the descriptor's business); kInval for others. uid, gid: the owner
-// fstat(2) shows.
+// pipe2(2). flags: O_NONBLOCK, O_DIRECT (O_CLOEXEC is the descriptor's business); kInval for others. uid, gid: the
+// owner fstat(2) shows.
 Result<PipePair> make_pipe(u32 flags, u32 uid, u32 gid);
 
-// Opens a FIFO; parks until the other end is there unless O_NONBLOCK (fifo(7)). The pipe lives in inode.special_state().
+// Opens a FIFO; parks until the other end is there unless O_NONBLOCK (fifo(7)). The pipe lives in
+// inode.special_state().
 Result<RefPtr<vfs::File>> open_fifo(vfs::Inode& inode, const vfs::Path& path, u32 flags);
 // Makes FIFOs of all filesystems open through open_fifo. Once, at start.
 void register_fifo();

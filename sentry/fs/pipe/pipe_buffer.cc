@@ -9,7 +9,8 @@
 namespace sbx::fs::pipe {
 namespace {
 
-// Freed rings, kept for the next write: a ping-pong through a pipe would otherwise call malloc for each message. Kernel lock.
+// Freed rings, kept for the next write: a ping-pong through a pipe would otherwise call malloc for each message. Kernel
+// lock.
 struct Pool {
   std::vector<u8*> small, large;
 };
@@ -33,9 +34,12 @@ u8* allocate(size_t bytes) {
 }
 
 void give_back(u8* memory, size_t bytes) {
-  if (bytes == kSmall && pool().small.size() < kKeepSmall) pool().small.push_back(memory);
-  else if (bytes == kLarge && pool().large.size() < kKeepLarge) pool().large.push_back(memory);
-  else std::free(memory);
+  if (bytes == kSmall && pool().small.size() < kKeepSmall)
+    pool().small.push_back(memory);
+  else if (bytes == kLarge && pool().large.size() < kKeepLarge)
+    pool().large.push_back(memory);
+  else
+    std::free(memory);
 }
 
 }  // namespace
@@ -125,8 +129,10 @@ void PipeBuffer::note_bytes(size_t n, bool packet) {
     packets_ = std::make_unique<std::deque<Packet>>();
     if (used_ > n) packets_->push_back({used_ - n, false});
   }
-  if (!packet && !packets_->empty() && !packets_->back().closed) packets_->back().length += n;
-  else packets_->push_back({n, packet});
+  if (!packet && !packets_->empty() && !packets_->back().closed)
+    packets_->back().length += n;
+  else
+    packets_->push_back({n, packet});
 }
 
 Result<size_t> PipeBuffer::read(vfs::Sink& sink) {

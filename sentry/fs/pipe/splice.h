@@ -1,6 +1,6 @@
-// Moving bytes between pipes and files inside the kernel: splice(2), tee(2), sendfile(2), vmsplice(2). All are attempts:
-// kAgain means that the pipe (or the file) is empty or full; the caller waits for the file named by `stuck` if the call
-// may block. Counts may be short.
+// Moving bytes between pipes and files inside the kernel: splice(2), tee(2), sendfile(2), vmsplice(2). All are
+// attempts: kAgain means that the pipe (or the file) is empty or full; the caller waits for the file named by `stuck`
+// if the call may block. Counts may be short.
 #pragma once
 #include "sentry/fs/pipe/pipe.h"
 
@@ -12,7 +12,8 @@ struct Stuck {
   u32 events = 0;  // POLLIN or POLLOUT
 };
 
-// splice(2). Exactly one or both of the files are pipes (kInval otherwise); offsets as in File::read, null for the pipe.
+// splice(2). Exactly one or both of the files are pipes (kInval otherwise); offsets as in File::read, null for the
+// pipe.
 Result<size_t> splice(vfs::File& in, u64* in_offset, vfs::File& out, u64* out_offset, size_t length, Stuck* stuck);
 // tee(2): copies without consuming. Both must be pipes, and not the same one.
 Result<size_t> tee(vfs::File& in, vfs::File& out, size_t length, Stuck* stuck);

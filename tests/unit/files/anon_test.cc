@@ -133,7 +133,8 @@ TEST(Epoll, NestsWithoutLoops) {
     for (int i = 0; i < 7; ++i) eps.push_back(make_epoll(0).value());
     auto at = [&](int i) -> Epoll& { return static_cast<Epoll&>(*eps[static_cast<size_t>(i)]); };
     EXPECT_EQ(at(0).control(EPOLL_CTL_ADD, 0, eps[0], want(EPOLLIN, 0)).error(), Errno::kInval);
-    for (int i = 0; i < 4; ++i) EXPECT_TRUE(at(i).control(EPOLL_CTL_ADD, 9, eps[static_cast<size_t>(i) + 1], want(EPOLLIN, 7)));
+    for (int i = 0; i < 4; ++i)
+      EXPECT_TRUE(at(i).control(EPOLL_CTL_ADD, 9, eps[static_cast<size_t>(i) + 1], want(EPOLLIN, 7)));
     EXPECT_EQ(at(4).control(EPOLL_CTL_ADD, 9, eps[5], want(EPOLLIN, 0)).error(), Errno::kLoop);
     EXPECT_EQ(at(4).control(EPOLL_CTL_ADD, 9, eps[0], want(EPOLLIN, 0)).error(), Errno::kLoop);
     auto e = make_eventfd(0, 0).value();

@@ -1,7 +1,8 @@
+#include "sentry/fs/pipe/pipe.h"
+
 #include <sys/ioctl.h>
 
 #include "sentry/fs/anon/node.h"
-#include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/pipe/splice.h"
 #include "tests/unit/files/fixture.h"
 
