@@ -1,0 +1,103 @@
+#include "gofer/main.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "gofer/boot.h"
+#include "gofer/protocol/channel.h"
+#include "gofer/server/confine.h"
+#include "gofer/server/server.h"
+#include "sentry/base/log.h"
+
+namespace sbx::gofer {
+namespace {
+
+constexpr int kFirstFree = 3;
+
+// A copy above the standard descriptors; -1 stays -1.
+int keep(int fd) { return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, kFirstFree); }
+
+void close_all_but(std::vector<int> kept) {
+  std::sort(kept.begin(), kept.end());
+  unsigned from = 0;
+  for (int fd : kept) {
+    if (fd < 0) continue;
+    auto at = static_cast<unsigned>(fd);
+    if (at > from) (void)syscall(SYS_close_range, from, at - 1, 0);
+    from = at + 1;
+  }
+  (void)syscall(SYS_close_range, from, ~0u, 0);
+}
+
+u32 raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  return static_cast<u32>(std::min<rlim_t>(limit.rlim_cur, 1 << 20));
+}
+
+HostResult<void> run(int memfd) {
+  GoferBoot boot = TRY(read_gofer_boot(memfd));
+  log_init(boot.log_fd, static_cast<LogFormat>(boot.log_format != 0), static_cast<LogLevel>(boot.log_level & 3));
+  int log_fd = keep(boot.log_fd);
+  log_init(log_fd, static_cast<LogFormat>(boot.log_format != 0), static_cast<LogLevel>(boot.log_level & 3));
+  u32 limit = raise_descriptor_limit();
+  umask(0);
+  signal(SIGPIPE, SIG_IGN);
+
+  Server::Options options;
+  options.open_limit = boot.directory_fds != 0 ? boot.directory_fds : limit / 2;
+  options.proc = UniqueFd(keep(boot.proc_fd));
+  options.self_fd = UniqueFd(keep(open_self_fd().get()));
+  if (!options.self_fd)
+    LOG_WARNING("gofer: no /proc/self/fd: changes of mode, xattrs and socket files will be refused");
+  std::vector<ServedMount> mounts = TRY(open_mounts(boot.mounts));
+  int socket = keep(boot.request_socket);
+  if (socket < 0) return Failure(Errno::kBadf, "the gofer's request socket");
+
+  // Nothing reaches a donated descriptor that happens to get the number of a standard one.
+  int null = keep(open("/dev/null", O_RDWR | O_CLOEXEC));
+  std::vector<int> kept = {null, log_fd, socket, options.proc.get(), options.self_fd.get()};
+  for (const ServedMount& m : mounts) {
+    kept.push_back(m.root.get());
+    kept.push_back(m.file.get());
+  }
+  close_all_but(kept);
+  for (int fd = 0; fd < kFirstFree; ++fd)
+    if (null < 0 || dup2(null, fd) < 0) return Failure::from_errno("/dev/null for the gofer");
+  close(null);
+
+  if (auto done = enter_empty_root(); !done) LOG_WARNING("gofer: %s", done.error().message.c_str());
+  TRY(drop_privileges());
+  Server server(std::move(mounts), std::move(options));
+  std::unique_ptr<ServerChannel> channel =
+      TRY(ServerChannel::create(socket, [&server](u32 type, std::string_view request, UniqueFd& in, UniqueFd& out) {
+        return server.serve(type, request, in, out);
+      }));
+  TRY(load_filter());
+  channel->go();
+  channel->wait_for_end();
+  // The lanes' threads are blocked or in the middle of a request nobody waits for.
+  _exit(0);
+}
+
+}  // namespace
+
+int gofer_main(int argc, char** argv) {
+  if (argc < 2) return 2;
+  auto result = run(std::atoi(argv[1]));
+  LOG_ERROR("gofer: %s", result.error().message.c_str());
+  return 1;
+}
+
+}  // namespace sbx::gofer

@@ -1,0 +1,234 @@
+// Requests that change nothing: attach, lookup, readdir, open, statfs, readlink, host proc.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+
+#include "gofer/protocol/channel.h"
+#include "gofer/server/server.h"
+
+namespace sbx::gofer {
+
+Result<AttachReply> Server::handle(const AttachRequest& m, Descriptors&) {
+  if (m.mount >= mounts_.size()) return Errno::kNxio;
+  const ServedMount& mount = mounts_[m.mount];
+  AttachReply reply;
+  reply.node.attr = TRY(stat_at(mount.root.get(), "", nullptr));
+  reply.node.dir = TRY(nodes_.attach(m.mount, reply.node.attr));
+  if (S_ISLNK(reply.node.attr.mode)) reply.node.target = TRY(read_link_at(mount.root.get(), ""));
+  reply.read_only = mount.read_only;
+  reply.exclusive = mount.exclusive;
+  return reply;
+}
+
+Result<LookupReply> Server::handle(const LookupRequest& m, Descriptors&) {
+  Dir d = TRY(dir(m.dir));
+  LookupReply reply;
+  reply.node = TRY(child_node(m.dir, d, m.name));
+  return reply;
+}
+
+Result<WalkReply> Server::handle(const WalkRequest& m, Descriptors&) {
+  WalkReply reply;
+  NodeId at = m.dir;
+  size_t bytes = 0;
+  for (const Name& name : m.names) {
+    auto d = dir(at);
+    auto node = d ? child_node(at, *d, name) : Result<Node>(d.error());
+    if (!node) {
+      reply.error = static_cast<u32>(node.error());
+      return reply;
+    }
+    at = node->dir;
+    bytes += sizeof(Node) + node->target.size();
+    reply.nodes.push_back(std::move(*node));
+    if (at == kNoNode || bytes > kReadDirBytes) break;
+  }
+  return reply;
+}
+
+Result<void> Server::fill_directory(NodeId id, const Dir& d, bool with_nodes, ReadDirReply& reply) {
+  size_t bytes = 0;
+  for (;;) {
+    ssize_t n = getdents64(stream_.fd.get(), buffer_.data(), buffer_.size());
+    if (n < 0) return last_errno();
+    if (n == 0) {
+      reply.end = true;
+      return {};
+    }
+    for (ssize_t at = 0; at < n;) {
+      const auto* raw = reinterpret_cast<const dirent64*>(buffer_.data() + at);
+      at += raw->d_reclen;
+      stream_.cookie = static_cast<u64>(raw->d_off);
+      std::string_view name(raw->d_name);
+      if (name == "." || name == "..") continue;
+      // A file system that offers impossible names is not passed on.
+      if (!valid_name(name)) continue;
+      DirEntry entry;
+      entry.name = name;
+      entry.ino = raw->d_ino;
+      entry.cookie = stream_.cookie;
+      entry.type = raw->d_type;
+      if (with_nodes) {
+        auto node = child_node(id, d, entry.name);
+        entry.known = node.has_value();
+        if (entry.known) entry.node = std::move(*node);
+      }
+      bytes += 48 + name.size() + (entry.known ? sizeof(Attr) + 16 + entry.node.target.size() : 0);
+      reply.entries.push_back(std::move(entry));
+      if (bytes >= kReadDirBytes) {
+        // The rest of this buffer is read again next time.
+        if (at < n && lseek64(stream_.fd.get(), static_cast<off64_t>(stream_.cookie), SEEK_SET) < 0)
+          return last_errno();
+        return {};
+      }
+    }
+  }
+}
+
+Result<ReadDirReply> Server::handle(const ReadDirRequest& m, Descriptors&) {
+  Dir d = TRY(dir(m.dir));
+  ReadDirReply reply;
+  reply.attr = TRY(stat_at(d.fd, "", nullptr));
+  if (!S_ISDIR(reply.attr.mode)) return Errno::kNotdir;
+  if (m.cookie == 0 || stream_.node != m.dir || stream_.cookie != m.cookie) {
+    stream_.node = kNoNode;
+    stream_.fd = TRY(open_beneath(d.fd, ".", O_RDONLY | O_DIRECTORY, 0, d.cross()));
+    if (m.cookie != 0 && lseek64(stream_.fd.get(), static_cast<off64_t>(m.cookie), SEEK_SET) < 0) return last_errno();
+    stream_.cookie = m.cookie;
+  }
+  stream_.node = kNoNode;
+  TRY(fill_directory(m.dir, d, m.with_nodes, reply));
+  if (reply.end)
+    stream_.fd.reset();
+  else
+    stream_.node = m.dir;
+  return reply;
+}
+
+Result<GetAttrReply> Server::handle(const GetAttrRequest& m, Descriptors& with) {
+  GetAttrReply reply;
+  if (!m.target.by_fd) {
+    Dir d = TRY(dir(m.target.dir));
+    reply.attr = TRY(m.target.leaf.empty() ? stat_at(d.fd, "", nullptr) : child_attr(d, m.target.leaf.c_str()));
+    return reply;
+  }
+  Resolved r = TRY(resolve(m.target, with.in, false));
+  reply.attr = TRY(stat_at(r.fd, "", nullptr));
+  return reply;
+}
+
+Result<UniqueFd> Server::open_root_file(const Dir& d, u32 flags) {
+  if (!d.mount->file.valid()) return Errno::kInval;
+  bool write = (flags & O_ACCMODE) != O_RDONLY;
+  if (write && !d.mount->file_writable) return Errno::kAcces;
+  if (!options_.self_fd.valid()) {
+    if ((flags & O_TRUNC) != 0 && ftruncate(d.mount->file.get(), 0) != 0) return last_errno();
+    UniqueFd same(fcntl(d.mount->file.get(), F_DUPFD_CLOEXEC, 3));
+    if (!same) return last_errno();
+    return same;
+  }
+  // The descriptor is ours and names a regular file: following it leads nowhere else.
+  std::string name = std::to_string(d.fd);
+  UniqueFd fd(
+      openat(options_.self_fd.get(), name.c_str(), static_cast<int>(flags) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!fd) return last_errno();
+  return fd;
+}
+
+Result<OpenReply> Server::handle(const OpenRequest& m, Descriptors& with) {
+  constexpr u32 kAllowed = O_ACCMODE | O_TRUNC | O_DIRECT | O_NOATIME | O_SYNC | O_DSYNC | O_LARGEFILE;
+  if ((m.flags & ~kAllowed) != 0 || (m.flags & O_ACCMODE) == O_ACCMODE) return Errno::kInval;
+  bool change = (m.flags & O_ACCMODE) != O_RDONLY || (m.flags & O_TRUNC) != 0;
+  Dir d = TRY(change ? writable_dir(m.dir) : dir(m.dir));
+  UniqueFd fd;
+  if (m.leaf.empty()) {
+    if (d.mount->is_dir) return Errno::kIsdir;
+    fd = TRY(open_root_file(d, m.flags));
+  } else {
+    // Opening a device or a FIFO has effects of its own: look first. Whoever swaps it in between gets O_NONBLOCK.
+    Attr seen = TRY(child_attr(d, m.leaf.c_str()));
+    if (S_ISDIR(seen.mode)) return Errno::kIsdir;
+    if (S_ISLNK(seen.mode)) return Errno::kLoop;
+    if (!S_ISREG(seen.mode)) return Errno::kInval;
+    fd = TRY(open_beneath(d.fd, m.leaf.c_str(), m.flags, 0, d.cross()));
+  }
+  OpenReply reply;
+  reply.attr = TRY(stat_at(fd.get(), "", nullptr));
+  if (!S_ISREG(reply.attr.mode)) return Errno::kInval;
+  with.out = std::move(fd);
+  return reply;
+}
+
+Result<ReadLinkReply> Server::handle(const ReadLinkRequest& m, Descriptors&) {
+  Dir d = TRY(dir(m.dir));
+  ReadLinkReply reply;
+  reply.target = TRY(read_link_at(d.fd, m.leaf.c_str()));
+  return reply;
+}
+
+Result<StatFsReply> Server::handle(const StatFsRequest& m, Descriptors&) {
+  Dir d = TRY(dir(m.dir));
+  struct statfs64 s;
+  if (fstatfs64(d.fd, &s) != 0) return last_errno();
+  StatFsReply reply;
+  FsStat& f = reply.stat;
+  f.type = static_cast<u64>(s.f_type);
+  f.bsize = static_cast<u64>(s.f_bsize);
+  f.blocks = s.f_blocks;
+  f.bfree = s.f_bfree;
+  f.bavail = s.f_bavail;
+  f.files = s.f_files;
+  f.ffree = s.f_ffree;
+  std::memcpy(&f.fsid, &s.f_fsid, sizeof(f.fsid));
+  f.namelen = static_cast<u64>(s.f_namelen);
+  f.frsize = static_cast<u64>(s.f_frsize);
+  f.flags = static_cast<u64>(s.f_flags);
+  return reply;
+}
+
+Result<ForgetReply> Server::handle(const ForgetRequest& m, Descriptors&) {
+  for (NodeId id : m.dirs) nodes_.forget(id);
+  return ForgetReply{};
+}
+
+Result<SyncReply> Server::handle(const SyncRequest& m, Descriptors&) {
+  Dir d = TRY(dir(m.dir));
+  UniqueFd local;
+  int fd = d.mount->file.get();
+  if (!nodes_.is_root(m.dir) || d.mount->is_dir) {
+    local = TRY(open_beneath(d.fd, ".", O_RDONLY | O_DIRECTORY, 0, d.cross()));
+    fd = local.get();
+  }
+  if (fd < 0) return Errno::kInval;
+  if ((m.whole ? syncfs(fd) : fsync(fd)) != 0) return last_errno();
+  return SyncReply{};
+}
+
+Result<HostProcReply> Server::handle(const HostProcRequest& m, Descriptors&) {
+  static constexpr const char* kNames[] = {"maps", "smaps", "smaps_rollup", "statm", "stat", "status", "io"};
+  static_assert(std::size(kNames) == static_cast<size_t>(ProcKind::kCount));
+  if (!options_.proc.valid()) return Errno::kOpnotsupp;
+  if (m.kind >= std::size(kNames) || m.pid == 0) return Errno::kInval;
+  std::string path = std::to_string(m.pid) + "/" + kNames[m.kind];
+  UniqueFd fd(openat(options_.proc.get(), path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd) return last_errno();
+  HostProcReply reply;
+  constexpr size_t kMost = kReplyBytes - 64;
+  while (reply.text.size() < kMost) {
+    size_t room = std::min(buffer_.size(), kMost - reply.text.size());
+    ssize_t n = read(fd.get(), buffer_.data(), room);
+    if (n < 0) return last_errno();
+    if (n == 0) break;
+    reply.text.append(buffer_.data(), static_cast<size_t>(n));
+  }
+  return reply;
+}
+
+}  // namespace sbx::gofer
