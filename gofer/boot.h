@@ -18,7 +18,8 @@ namespace sbx::gofer {
 // the protocol (Attach).
 struct GoferMount {
   // O_PATH descriptor of the root: a directory, a regular file, a socket, a device node (which is never opened).
-  // Best made by open_tree(OPEN_TREE_CLONE), so that it is a mount of its own.
+  // Make it with open_tree(OPEN_TREE_CLONE), so that it is a mount of its own: descriptors that come back are told apart
+  // by their mount, and refused (EBADF) if a read-only and a writable entry share one.
   int root_fd = -1;
   // Changes answer EROFS.
   bool read_only = false;

@@ -172,6 +172,8 @@ HostResult<std::unique_ptr<ServerChannel>> ServerChannel::create(int socket, Han
       return Failure(static_cast<Errno>(error), "starting a thread of the gofer");
     }
   }
+  // Their first system calls (the C library's, the CPU's) are not in the filter that is loaded next.
+  for (u32 up = 0; (up = channel->up_.load(std::memory_order_acquire)) != lanes;) futex_wait(channel->up_, up, nullptr);
   if (!send_descriptor(socket, memfd.get())) return Failure::from_errno("greeting the sentry");
   return channel;
 }
@@ -197,6 +199,8 @@ void ServerChannel::serve_lane(u32 index, u32 lanes) {
     // A CPU outside our cpuset: then nobody rings this lane from there either.
     (void)sched_setaffinity(0, sizeof(set), &set);
   }
+  up_.fetch_add(1, std::memory_order_release);
+  futex_wake(up_);
   while (go_.load(std::memory_order_acquire) == 0) futex_wait(go_, 0, nullptr);
   std::atomic<u32>& word = window_->lane[index].word;
   u32 seen = 0;

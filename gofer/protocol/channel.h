@@ -98,6 +98,7 @@ class ServerChannel {
   int socket_;
   Handler handler_;
   Window* window_ = nullptr;
+  std::atomic<u32> up_{0};  // lanes that have started
   std::atomic<u32> go_{0};
   std::mutex turn_;
 };

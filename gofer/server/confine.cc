@@ -81,6 +81,7 @@ HostResult<void> load_filter() {
       SCMP_SYS(mknodat),
       SCMP_SYS(linkat),
       SCMP_SYS(unlinkat),
+      SCMP_SYS(renameat),
       SCMP_SYS(renameat2),
       SCMP_SYS(fchownat),
       SCMP_SYS(fchmod),
