@@ -251,9 +251,7 @@ Result<u32> cap_words(Task& task, u64 header_addr, CapHeader* header) {
     case _LINUX_CAPABILITY_VERSION_1: return 1u;
     case _LINUX_CAPABILITY_VERSION_2:
     case _LINUX_CAPABILITY_VERSION_3: return 2u;
-    default:
-      TRY(Out<u32>{header_addr}.write(task, static_cast<u32>(_LINUX_CAPABILITY_VERSION_3)));
-      return 0u;
+    default: TRY(Out<u32>{header_addr}.write(task, static_cast<u32>(_LINUX_CAPABILITY_VERSION_3))); return 0u;
   }
 }
 

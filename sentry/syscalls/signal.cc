@@ -53,8 +53,10 @@ Result<i64> kill_process_group(Task& task, task::ProcessGroup* group, const SigI
   bool any = false;
   for (const auto& member : members) {
     auto sent = send_checked(task, *member, info);
-    if (sent) any = true;
-    else error = sent.error();
+    if (sent)
+      any = true;
+    else
+      error = sent.error();
   }
   if (!any) return error;
   return 0;
@@ -125,8 +127,7 @@ Result<i64> sys_rt_sigaction(Task& task, Signo signo, InBuf act, OutBuf old_act,
     slot.restorer = wanted.restorer;
     slot.mask = wanted.mask & ~signal::kUnblockable;
     // POSIX 3.3.1.3: what becomes ignored is no longer pending.
-    if (slot.is_ignored() ||
-        (slot.is_default() && signal::default_action(signo.n) == signal::DefaultAction::kIgnore)) {
+    if (slot.is_ignored() || (slot.is_default() && signal::default_action(signo.n) == signal::DefaultAction::kIgnore)) {
       task.group->pending.discard(signal::bit(signo.n));
       for (Task* t : task.group->tasks) t->pending.discard(signal::bit(signo.n));
     }

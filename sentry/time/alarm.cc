@@ -40,7 +40,8 @@ void Alarm::schedule(u64 now) {
     timer_.arm(at_);
     return;
   }
-  // All CPUs may work for the process at once, so near the end only sampling tells; while it sleeps, ever fewer samples.
+  // All CPUs may work for the process at once, so near the end only sampling tells; while it sleeps, ever fewer
+  // samples.
   u64 left = at_ > now ? at_ - now : 0;
   u64 wait = std::clamp(left / 2, kCpuTick, 250 * kNsPerMs);
   timer_.arm(fiber::now_ns() + std::max(wait, nap_));

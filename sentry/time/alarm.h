@@ -10,8 +10,8 @@ namespace sbx::time {
 
 class Alarm {
  public:
-  // Clock of the values; empty: CLOCK_MONOTONIC. A CPU clock is sampled: every clock tick near the end, and seldom while
-  // it stands still.
+  // Clock of the values; empty: CLOCK_MONOTONIC. A CPU clock is sampled: every clock tick near the end, and seldom
+  // while it stands still.
   using Clock = std::function<u64()>;
   // Called by the reactor with the number of periods that ended since the last call (>= 1); must not park.
   using Fire = std::function<void(u64 periods)>;

@@ -18,9 +18,7 @@ Result<u64> to_ns(const timeval& tv) {
   return to_ns(timespec{tv.tv_sec, static_cast<long>(tv.tv_usec * 1000)});
 }
 
-timespec to_timespec(u64 ns) {
-  return {static_cast<time_t>(ns / kNsPerSec), static_cast<long>(ns % kNsPerSec)};
-}
+timespec to_timespec(u64 ns) { return {static_cast<time_t>(ns / kNsPerSec), static_cast<long>(ns % kNsPerSec)}; }
 
 timeval to_timeval(u64 ns) {
   return {static_cast<time_t>(ns / kNsPerSec), static_cast<suseconds_t>(ns % kNsPerSec / kNsPerUs)};
