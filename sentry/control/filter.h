@@ -1,0 +1,15 @@
+// The sentry's own seccomp filter: what the kernel of a container may ask of the host's (docs/security.md).
+#pragma once
+#include <string>
+#include <vector>
+
+#include "sentry/base/result.h"
+
+namespace sbx::control {
+
+// Loads it on every thread of the process (TSYNC), for good.
+HostResult<void> load_sentry_filter();
+// The allowed calls, one line each, for `sbx features` and the documentation.
+std::vector<std::string> sentry_surface();
+
+}  // namespace sbx::control

@@ -1,0 +1,297 @@
+#include "sentry/control/server.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <map>
+
+#include "sentry/base/log.h"
+#include "sentry/fiber/kernel_lock.h"
+#include "sentry/fiber/reactor.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/task/kernel.h"
+#include "sentry/task/signals.h"
+
+namespace sbx::control {
+
+using task::kernel;
+using task::ThreadGroup;
+
+namespace {
+
+Container* container_ = nullptr;
+
+// Execs by id, kept until somebody has waited (or the connection that made a tied one is gone).
+struct ExecState : public RefCounted {
+  RefPtr<ThreadGroup> group;
+  bool done = false;
+  i32 wait_status = 0;
+  fiber::WaitQueue queue;
+};
+std::map<u32, RefPtr<ExecState>>& execs() {
+  static auto* map = new std::map<u32, RefPtr<ExecState>>;
+  return *map;
+}
+u32 next_exec_id = 1;
+
+ErrorReply error_reply(Errno code, std::string text) { return {static_cast<i32>(code), std::move(text)}; }
+
+class Connection : public RefCounted {
+ public:
+  explicit Connection(UniqueFd fd) : fd_(std::move(fd)) {}
+
+  bool begin() {
+    RefPtr<Connection> self(this);
+    self_ = self;
+    auto watched = watch_.watch(fd_.get(), EPOLLIN | EPOLLRDHUP, [this](u32) { pump(); });
+    if (!watched) return false;
+    pump();
+    return true;
+  }
+
+ private:
+  // Takes every request that is there. Each is served on a fiber of its own, so a `wait` does not block a `signal`.
+  void pump() {
+    RefPtr<Connection> keep(this);
+    while (!closed_) {
+      auto packet = receive_packet(fd_.get(), MSG_DONTWAIT);
+      if (!packet) {
+        if (packet.error().code == Errno::kAgain) return;
+        close();
+        return;
+      }
+      if (packet->bytes.empty()) {
+        close();
+        return;
+      }
+      auto shared = std::make_shared<Packet>(std::move(*packet));
+      fiber::spawn([keep, shared] { keep->serve(*shared); });
+    }
+  }
+
+  void serve(Packet& packet) {
+    auto request = decode_request(packet.bytes);
+    Reply reply = request ? std::visit([&](auto& r) { return handle(r, packet); }, *request)
+                          : Reply(error_reply(request.error().code, request.error().message));
+    if (closed_) return;
+    if (auto sent = send_packet(fd_.get(), encode_reply(reply), {}, MSG_DONTWAIT); !sent) close();
+  }
+
+  void close() {
+    if (closed_) return;
+    closed_ = true;
+    watch_.unwatch();
+    for (u32 id : tied_) {
+      auto it = execs().find(id);
+      if (it == execs().end()) continue;
+      if (!it->second->done) task::exit_group(*it->second->group, SIGKILL);
+      execs().erase(it);
+    }
+    gone_.wake_all();
+    fd_.reset();
+    self_.reset();
+  }
+
+  Reply handle(StartRequest&, Packet&) {
+    if (container_->started) return error_reply(Errno::kInval, "cannot start a container that has already been started");
+    auto started = start_init(*container_);
+    if (!started) {
+      // The container cannot run any more: tell the caller, then end as a failed exec would.
+      Reply reply = error_reply(started.error().code, started.error().message);
+      container_->finish(started.error().code == Errno::kNoent ? 127 : 126);
+      return reply;
+    }
+    return OkReply{};
+  }
+
+  Reply handle(SignalRequest& r, Packet&) {
+    if (r.signo < 0 || r.signo > signal::kMaxSignal) return error_reply(Errno::kInval, "invalid signal");
+    signal::SigInfo info;
+    info.signo = r.signo;
+    if (!container_->started && r.target != SignalTarget::kPid) {
+      bool fatal = r.signo != 0 && signal::default_action(r.signo) <= signal::DefaultAction::kCore;
+      if (fatal) container_->finish(128 + r.signo);
+      return OkReply{};
+    }
+    std::vector<RefPtr<ThreadGroup>> targets;
+    if (r.target == SignalTarget::kAll) {
+      for (const auto& [pid, group] : kernel().groups()) targets.emplace_back(group);
+    } else {
+      ThreadGroup* group = r.target == SignalTarget::kInit ? kernel().init.get() : kernel().find_group(r.pid);
+      if (group == nullptr || group->zombie) return error_reply(Errno::kSrch, "no such process");
+      targets.emplace_back(group);
+    }
+    if (r.signo != 0) {
+      for (auto& group : targets) task::send_to_group(*group, info, true);
+    }
+    return OkReply{};
+  }
+
+  Reply handle(ExecRequest& r, Packet& packet) {
+    Streams streams;
+    size_t next = 0;
+    auto take = [&]() { return next < packet.fds.size() ? std::move(packet.fds[next++]) : UniqueFd(); };
+    if (r.process.terminal) {
+      streams.fd[0] = take();
+    } else {
+      for (int i = 0; i < 3; ++i) {
+        if (r.stdio_present[i]) streams.fd[i] = take();
+      }
+    }
+    for (u32 i = 0; i < r.extra_fds && next < packet.fds.size(); ++i) streams.extra.push_back(take());
+    if (r.process.args.empty()) return error_reply(Errno::kInval, "process.args is empty");
+    if (auto cwd = prepare_cwd(r.process); !cwd) return error_reply(cwd.error().code, cwd.error().message);
+    auto spec = make_process(r.process, std::move(streams), &container_->config.process.capabilities);
+    if (!spec) return error_reply(spec.error().code, spec.error().message);
+    auto state = make_ref<ExecState>();
+    spec->on_exit = [state](i32 status) {
+      state->done = true;
+      state->wait_status = status;
+      state->queue.wake_all();
+    };
+    auto group = kernel().start_process(std::move(*spec));
+    if (!group) return error_reply(group.error(), start_error_text(r.process, group.error()));
+    state->group = *group;
+    u32 id = next_exec_id++;
+    execs()[id] = state;
+    if (r.tied) {
+      if (closed_) task::exit_group(**group, SIGKILL);
+      else tied_.push_back(id);
+    }
+    return ExecReply{id, (*group)->pid};
+  }
+
+  Reply handle(WaitRequest& r, Packet&) {
+    RefPtr<ExecState> state;
+    if (r.exec_id != 0) {
+      auto it = execs().find(r.exec_id);
+      if (it == execs().end()) return error_reply(Errno::kSrch, "no such exec");
+      state = it->second;
+    } else {
+      // The init's end is the sentry's end: the connection closes then. Only a caller that is early gets here.
+      state = make_ref<ExecState>();
+    }
+    while (!state->done && !closed_) {
+      fiber::Waiter gone(fiber::current());
+      gone.join(gone_);
+      auto waited = state->queue.wait_until([&] { return state->done || closed_; }, "exec wait");
+      (void)waited;
+    }
+    i32 status = state->wait_status;
+    execs().erase(r.exec_id);
+    return WaitReply{exit_status_of(status), WIFSIGNALED(status), WIFSIGNALED(status) && WCOREDUMP(status)};
+  }
+
+  Reply handle(PsRequest&, Packet&) {
+    PsReply out;
+    for (const auto& [pid, group] : kernel().groups()) {
+      PsEntry e;
+      e.pid = pid;
+      e.ppid = group->parent != nullptr ? group->parent->pid : 0;
+      e.threads = static_cast<u32>(std::max<size_t>(1, group->tasks.size()));
+      e.comm = group->comm_of_leader();
+      task::Usage usage = task::group_usage(*group);
+      e.cpu_ms = (usage.utime_us + usage.stime_us) / 1000;
+      e.rss_bytes = usage.maxrss_kb * 1024;
+      e.state = group->zombie ? 'Z' : group->stop_signal != 0 ? 'T' : 'S';
+      if (group->leader != nullptr) {
+        e.uid = group->leader->creds->uid;
+        if (!group->zombie && !group->leader->thread->in_sentry()) e.state = 'R';
+      }
+      for (task::Task* task : group->tasks) {
+        if (e.host_pid == 0) e.host_pid = task->thread->address_space() ? task->thread->address_space()->host_pid() : 0;
+      }
+      out.processes.push_back(std::move(e));
+    }
+    return out;
+  }
+
+  Reply handle(DebugRequest& r, Packet&) {
+    if (r.what.rfind("strace on", 0) == 0) {
+      syscalls::strace_start(container_->config.log_fd, r.what.size() > 10 ? r.what.substr(10) : "");
+      return OkReply{};
+    }
+    if (r.what == "strace off") {
+      syscalls::trace_flags &= ~static_cast<u32>(syscalls::kTraceStrace);
+      return OkReply{};
+    }
+    return TextReply{debug_text(r.what)};
+  }
+
+  Reply handle(ResizeRequest&, Packet&) { return error_reply(Errno::kOpnotsupp, "resize: set the size of the host's terminal"); }
+
+  Reply handle(EventsRequest&, Packet&) { return error_reply(Errno::kOpnotsupp, "events come from the cgroup"); }
+
+  Reply handle(PauseRequest&, Packet&) {
+    signal::SigInfo stop;
+    stop.signo = SIGSTOP;
+    for (const auto& [pid, group] : kernel().groups()) task::send_to_group(*group, stop, true);
+    return OkReply{};
+  }
+
+  Reply handle(ResumeRequest&, Packet&) {
+    signal::SigInfo cont;
+    cont.signo = SIGCONT;
+    for (const auto& [pid, group] : kernel().groups()) task::send_to_group(*group, cont, true);
+    return OkReply{};
+  }
+
+  Reply handle(UpdateRequest& r, Packet&) {
+    container_->config.limits = r.limits;
+    kernel().max_tasks = r.limits.pids > 0 ? static_cast<size_t>(r.limits.pids) : kernel().pid_max;
+    return OkReply{};
+  }
+
+  Reply handle(StatsRequest&, Packet&) { return StatsReply{kernel().groups().size(), kernel().task_count()}; }
+
+  UniqueFd fd_;
+  fiber::HostWatch watch_;
+  RefPtr<Connection> self_;  // alive while open
+  fiber::WaitQueue gone_;
+  std::vector<u32> tied_;
+  bool closed_ = false;
+};
+
+void accept_all(int listener) {
+  for (;;) {
+    UniqueFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) return;
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
+        (peer.uid != 0 && peer.uid != container_->owner_uid)) {
+      LOG_WARNING("control: connection of uid %u refused", peer.uid);
+      continue;
+    }
+    auto connection = make_ref<Connection>(std::move(fd));
+    connection->begin();
+  }
+}
+
+}  // namespace
+
+i32 exit_status_of(i32 status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
+
+HostResult<void> start_init(Container& container) {
+  const ProcessSpec& spec = container.config.process;
+  auto made = make_process(spec, std::move(container.init_streams), nullptr);
+  if (!made) return std::move(made).error();
+  auto group = kernel().start_process(std::move(*made));
+  if (!group) return Failure(group.error(), start_error_text(spec, group.error()));
+  container.started = true;
+  return {};
+}
+
+HostResult<void> serve_control(Container& container) {
+  container_ = &container;
+  static auto* watch = new fiber::HostWatch;
+  int fd = container.config.control_fd;
+  if (fd < 0) return {};
+  auto watched = watch->watch(fd, EPOLLIN, [fd](u32) { accept_all(fd); });
+  if (!watched) return Failure(watched.error(), "control socket: cannot be watched");
+  accept_all(fd);
+  return {};
+}
+
+}  // namespace sbx::control

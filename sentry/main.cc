@@ -1,0 +1,193 @@
+// The sentry's start: privileges down, platform up, mounts, filter, then the loops that serve until init ends.
+#include "sentry/main.h"
+
+#include <grp.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "gofer/protocol/channel.h"
+#include "sentry/base/log.h"
+#include "sentry/control/filter.h"
+#include "sentry/control/mounts.h"
+#include "sentry/control/server.h"
+#include "sentry/control/terminal.h"
+#include "sentry/fiber/kernel_lock.h"
+#include "sentry/fiber/reactor.h"
+#include "sentry/fs/host/host_file.h"
+#include "sentry/rootfs.h"
+#include "sentry/syscalls/table.h"
+#include "sentry/task/kernel.h"
+
+namespace sbx {
+
+namespace {
+
+using control::BootConfig;
+
+constexpr u32 kNobody = 65534;
+
+// Everything of the process itself that a container's kernel does not need goes away. With a user namespace of our own
+// we are its root already and only drop the capabilities.
+HostResult<void> drop_privileges() {
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Failure::from_errno("no_new_privs");
+  if (getuid() == 0 && setgroups(0, nullptr) == 0) {
+    if (setresgid(kNobody, kNobody, kNobody) == 0 && setresuid(kNobody, kNobody, kNobody) != 0) {
+      return Failure::from_errno("giving up root");
+    }
+  }
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[2] = {};
+  if (syscall(SYS_capset, &header, none) != 0) return Failure::from_errno("dropping capabilities");
+  // Stubs inherit it: process_vm_readv needs a dumpable target.
+  if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return Failure::from_errno("dumpable");
+  return {};
+}
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+struct Sentry {
+  control::Container container;
+  std::unique_ptr<gofer::Client> gofer;
+  UniqueFd signals;
+  fiber::HostWatch signal_watch;
+};
+
+void join_guest_cgroup(const BootConfig& config, i32 pid) {
+  std::string text = std::to_string(pid);
+  for (i32 fd : config.guest_cgroup_fds) {
+    if (write(fd, text.data(), text.size()) < 0) LOG_WARNING("guest cgroup: %s", errno_text(last_errno()));
+    close(fd);
+  }
+}
+
+// SIGCHLD: stubs that ended. SIGWINCH: the host's terminal.
+void on_signals(Sentry& sentry) {
+  signalfd_siginfo info{};
+  bool window = false;
+  while (read(sentry.signals.get(), &info, sizeof(info)) == sizeof(info)) window |= info.ssi_signo == SIGWINCH;
+  for (;;) {
+    int status = 0;
+    pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
+    if (pid <= 0) break;
+    task::kernel().platform->host_child_exited(pid, status);
+  }
+  if (window) control::host_window_changed();
+}
+
+[[noreturn]] void finish(i32 status) {
+  fs::host::drain(2000);
+  _exit(status);
+}
+
+// On a fiber, before the filter: the mount tree, and whether init's command exists.
+HostResult<void> boot_on_fiber(Sentry& sentry) {
+  BootConfig& config = sentry.container.config;
+  task::Kernel& kernel = task::kernel();
+  kernel.boot_time_ns = fiber::now_ns();
+  kernel.dispatch = &syscalls::dispatch;
+  kernel.uts = make_ref<task::UtsNamespace>();
+  if (!config.hostname.empty()) kernel.uts->hostname = config.hostname;
+  if (!config.domainname.empty()) kernel.uts->domainname = config.domainname;
+  for (const auto& [name, value] : config.sysctls) kernel.sysctls[name] = value;
+  if (config.limits.pids > 0) kernel.max_tasks = static_cast<size_t>(config.limits.pids);
+  kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
+
+  register_filesystems(config, *sentry.gofer);
+  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(config, *sentry.gofer)));
+  TRY(control::prepare_cwd(config.process));
+  task::ProcessSpec probe;
+  probe.args = config.process.args;
+  probe.env = config.process.env;
+  probe.cwd = config.process.cwd;
+  RefPtr<security::Credentials> creds(new security::Credentials);
+  creds->uid = creds->euid = creds->suid = creds->fsuid = config.process.uid;
+  creds->gid = creds->egid = creds->sgid = creds->fsgid = config.process.gid;
+  creds->effective = config.process.capabilities.effective;
+  probe.creds = creds;
+  auto found = kernel.find_command(probe);
+  if (!found) return Failure(found.error(), control::start_error_text(config.process, found.error()));
+  return {};
+}
+
+HostResult<void> boot(Sentry& sentry) {
+  BootConfig& config = sentry.container.config;
+  sentry.container.owner_uid = getuid();
+  sentry.container.finish = [](i32 status) { finish(status); };
+  raise_descriptor_limit();
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t mask;
+  sigemptyset(&mask);
+  for (int s : {SIGCHLD, SIGWINCH, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU}) sigaddset(&mask, s);
+  if (sigprocmask(SIG_BLOCK, &mask, nullptr) != 0) return Failure::from_errno("blocking signals");
+  sentry.signals.reset(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!sentry.signals) return Failure::from_errno("signalfd");
+  TRY(fiber::reactor_init());
+  TRY(drop_privileges());
+  platform::PlatformOptions options;
+  options.report_all_syscalls = config.strace;
+  options.on_template = [&config](i32 pid) { join_guest_cgroup(config, pid); };
+  task::kernel().platform = TRY(platform::Platform::create(options));
+  sentry.gofer = TRY(gofer::Client::connect(UniqueFd(config.gofer_fd)));
+  for (int i = 0; i < 3; ++i) sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
+  if (config.strace) syscalls::strace_start(config.log_fd >= 0 ? config.log_fd : 2, config.strace_filter);
+
+  HostResult<void> result;
+  fiber::KernelLock lock;
+  fiber::spawn([&] { result = boot_on_fiber(sentry); });
+  fiber::run_ready();
+  TRY(std::move(result));
+  auto watched = sentry.signal_watch.watch(sentry.signals.get(), EPOLLIN, [&sentry](u32) { on_signals(sentry); });
+  if (!watched) return Failure("signalfd cannot be watched");
+  return {};
+}
+
+}  // namespace
+
+int sentry_main(int boot_fd) {
+  auto config = control::read_boot_config(boot_fd);
+  if (!config) {
+    log_init(2, LogFormat::kText, LogLevel::kError);
+    LOG_ERROR("%s", config.error().message.c_str());
+    return 1;
+  }
+  close(boot_fd);
+  auto* sentry = new Sentry;  // until the process ends
+  sentry->container.config = std::move(*config);
+  BootConfig& boot_config = sentry->container.config;
+  log_init(boot_config.log_fd, static_cast<LogFormat>(boot_config.log_format),
+           boot_config.debug ? LogLevel::kDebug : static_cast<LogLevel>(boot_config.log_level));
+  int sync_fd = boot_config.sync_fd;
+  auto fail = [&](const std::string& text) {
+    control::send_boot_report(sync_fd, {.ready = false, .text = text});
+    return 1;
+  };
+  if (auto booted = boot(*sentry); !booted) return fail(booted.error().message);
+  std::thread receiver([] { task::kernel().platform->run(); });
+  receiver.detach();
+  if (auto loaded = control::load_sentry_filter(); !loaded) return fail(loaded.error().message);
+  {
+    fiber::KernelLock lock;
+    if (auto serving = control::serve_control(sentry->container); !serving) return fail(serving.error().message);
+    fiber::run_ready();
+  }
+  control::send_boot_report(sync_fd, {.ready = true, .text = ""});
+  close(sync_fd);
+  fiber::reactor_run();
+  return 1;
+}
+
+}  // namespace sbx
