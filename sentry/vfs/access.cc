@@ -27,9 +27,9 @@ Result<void> check_access(const Credentials& creds, Inode& inode, u32 may) {
 Result<void> check_path_access(const Credentials& creds, const Path& path, u32 may) {
   Inode& inode = *path.inode();
   u32 type = inode.type();
-  if ((may & kMayExec) != 0 && type == S_IFREG && (path.mount->flags & MS_NOEXEC) != 0) return Errno::kAcces;
+  if ((may & kMayExec) != 0 && type == S_IFREG && path.mount && (path.mount->flags & MS_NOEXEC) != 0) return Errno::kAcces;
   TRY(check_access(creds, inode, may));
-  if ((may & kMayWrite) != 0 && path.mount->read_only() && (type == S_IFREG || type == S_IFDIR || type == S_IFLNK))
+  if ((may & kMayWrite) != 0 && path.mount && path.mount->read_only() && (type == S_IFREG || type == S_IFDIR || type == S_IFLNK))
     return Errno::kRofs;
   return {};
 }

@@ -35,11 +35,11 @@ Result<void> may_open(const Credentials& creds, const Path& path, u32 flags, u32
       break;
     case S_IFCHR:
     case S_IFBLK:
-      if ((path.mount->flags & MS_NODEV) != 0) return Errno::kAcces;
+      if (path.mount && (path.mount->flags & MS_NODEV) != 0) return Errno::kAcces;
       break;
     default: break;
   }
-  if ((may & kMayWrite) != 0 && inode.type() == S_IFREG && path.mount->read_only()) return Errno::kRofs;
+  if ((may & kMayWrite) != 0 && inode.type() == S_IFREG && path.mount && path.mount->read_only()) return Errno::kRofs;
   TRY(check_access(creds, inode, may));
   if ((flags & O_NOATIME) != 0) {
     Owner o = TRY(inode.owner());

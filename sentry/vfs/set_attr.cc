@@ -54,7 +54,7 @@ Result<void> set_attr(const Credentials& creds, const Path& path, SetAttr change
     change.mask &= ~u32{SetAttr::kSize};
     if (change.mask == 0) return {};
   }
-  if (path.mount->read_only()) return Errno::kRofs;
+  if (path.mount && path.mount->read_only()) return Errno::kRofs;  // none: a nameless object (a pipe)
   Attr now = TRY(inode->attr());
   if ((change.mask & SetAttr::kMode) != 0) {
     if (!owner_or_capable(creds, now.uid, CAP_FOWNER)) return Errno::kPerm;
