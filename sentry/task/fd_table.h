@@ -42,7 +42,9 @@ class FdTable : public RefCounted {
     bool cloexec = false;
   };
   ~FdTable() override;
-  void drop(int fd);
+  Result<void> drop(int fd);
+  Result<void> closed(int fd, vfs::File& file);
+  void release_record_locks(vfs::File& file);
   std::vector<Slot> slots_;
   size_t first_free_ = 0;  // no free slot below
 };

@@ -1,0 +1,128 @@
+#include "sentry/task/fd_table.h"
+
+#include <algorithm>
+
+#include "sentry/vfs/file_locks.h"
+
+namespace sbx::task {
+namespace {
+constexpr u64 kMaxOpen = 1 << 20;  // fs.nr_open: whatever the limit says, the table stays small
+
+std::function<void(FdTable&, int, vfs::File&)>& close_observer() {
+  static auto* observer = new std::function<void(FdTable&, int, vfs::File&)>;
+  return *observer;
+}
+}  // namespace
+
+void FdTable::on_close(std::function<void(FdTable&, int, vfs::File&)> observer) {
+  close_observer() = std::move(observer);
+}
+
+FdTable::~FdTable() { close_all(); }
+
+Result<RefPtr<vfs::File>> FdTable::get(int fd, bool path_ok) const {
+  vfs::File* file = peek(fd);
+  if (file == nullptr) return Errno::kBadf;
+  if ((file->flags() & O_PATH) && !path_ok) return Errno::kBadf;
+  return RefPtr<vfs::File>(file);
+}
+
+Result<int> FdTable::add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int least) {
+  size_t fd = std::max(static_cast<size_t>(least), first_free_);
+  while (fd < slots_.size() && slots_[fd].file) ++fd;
+  if (fd >= std::min(limit, kMaxOpen)) return Errno::kMfile;
+  if (fd >= slots_.size()) slots_.resize(std::max(fd + 1, std::min(slots_.size() * 2, size_t{kMaxOpen})));
+  slots_[fd].file = std::move(file);
+  slots_[fd].cloexec = cloexec;
+  if (static_cast<size_t>(least) <= first_free_) first_free_ = fd + 1;
+  return static_cast<int>(fd);
+}
+
+Result<int> FdTable::set(int fd, RefPtr<vfs::File> file, bool cloexec, u64 limit) {
+  if (fd < 0 || static_cast<u64>(fd) >= std::min(limit, kMaxOpen)) return Errno::kBadf;
+  auto index = static_cast<size_t>(fd);
+  if (index >= slots_.size()) slots_.resize(index + 1);
+  RefPtr<vfs::File> old = std::move(slots_[index].file);
+  slots_[index].file = std::move(file);
+  slots_[index].cloexec = cloexec;
+  if (index == first_free_) first_free_ = index + 1;
+  if (old) (void)closed(fd, *old);
+  return fd;
+}
+
+// close(2): a process loses its POSIX record locks on a file with the first descriptor of it that it closes.
+void FdTable::release_record_locks(vfs::File& file) { file.inode()->locks().release_posix(this); }
+
+// The slot is free already: closing may park, and other threads must not find the descriptor meanwhile.
+Result<void> FdTable::closed(int fd, vfs::File& file) {
+  Result<void> result = file.flush();
+  if (file.inode() != nullptr && file.inode()->has_locks() && !(file.flags() & O_PATH)) release_record_locks(file);
+  if (close_observer()) close_observer()(*this, fd, file);
+  return result;
+}
+
+Result<void> FdTable::drop(int fd) {
+  auto index = static_cast<size_t>(fd);
+  RefPtr<vfs::File> file = std::move(slots_[index].file);
+  slots_[index].cloexec = false;
+  first_free_ = std::min(first_free_, index);
+  return closed(fd, *file);
+}
+
+Result<void> FdTable::close(int fd) {
+  if (peek(fd) == nullptr) return Errno::kBadf;
+  return drop(fd);
+}
+
+void FdTable::close_range(u32 first, u32 last) {
+  for (size_t fd = first; fd < slots_.size() && fd <= last; ++fd) {
+    if (slots_[fd].file) (void)drop(static_cast<int>(fd));
+  }
+}
+
+void FdTable::close_on_exec() {
+  for (size_t fd = 0; fd < slots_.size(); ++fd) {
+    if (slots_[fd].file && slots_[fd].cloexec) (void)drop(static_cast<int>(fd));
+  }
+}
+
+void FdTable::close_all() { close_range(0, ~0u); }
+
+Result<bool> FdTable::cloexec(int fd) const {
+  if (peek(fd) == nullptr) return Errno::kBadf;
+  return slots_[static_cast<size_t>(fd)].cloexec;
+}
+
+Result<void> FdTable::set_cloexec(int fd, bool on) {
+  if (peek(fd) == nullptr) return Errno::kBadf;
+  slots_[static_cast<size_t>(fd)].cloexec = on;
+  return {};
+}
+
+void FdTable::set_cloexec_range(u32 first, u32 last) {
+  for (size_t fd = first; fd < slots_.size() && fd <= last; ++fd) {
+    if (slots_[fd].file) slots_[fd].cloexec = true;
+  }
+}
+
+RefPtr<FdTable> FdTable::clone() const {
+  auto copy = make_ref<FdTable>();
+  size_t used = slots_.size();
+  while (used > 0 && !slots_[used - 1].file) --used;
+  copy->slots_.assign(slots_.begin(), slots_.begin() + static_cast<std::ptrdiff_t>(used));
+  copy->first_free_ = std::min(first_free_, used);
+  return copy;
+}
+
+void FdTable::for_each(const std::function<void(int, vfs::File&, bool)>& visit) const {
+  for (size_t fd = 0; fd < slots_.size(); ++fd) {
+    if (slots_[fd].file) visit(static_cast<int>(fd), *slots_[fd].file, slots_[fd].cloexec);
+  }
+}
+
+size_t FdTable::open_count() const {
+  return static_cast<size_t>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return static_cast<bool>(slot.file); }));
+}
+
+}  // namespace sbx::task
