@@ -15,7 +15,8 @@ class RegularFile final : public vfs::File {
   Result<size_t> read(vfs::Sink& to, u64* offset) override {
     size_t n = TRY(node_->data.read(*offset, to));
     *offset += n;
-    if ((flags() & O_NOATIME) == 0 && (path().mount->flags & MS_NOATIME) == 0) node_->touch_atime();
+    const vfs::Mount* mount = path().mount.get();  // none for the kernel's own descriptions
+    if ((flags() & O_NOATIME) == 0 && mount != nullptr && (mount->flags & MS_NOATIME) == 0) node_->touch_atime();
     return n;
   }
 
