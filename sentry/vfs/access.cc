@@ -27,9 +27,11 @@ Result<void> check_access(const Credentials& creds, Inode& inode, u32 may) {
 Result<void> check_path_access(const Credentials& creds, const Path& path, u32 may) {
   Inode& inode = *path.inode();
   u32 type = inode.type();
-  if ((may & kMayExec) != 0 && type == S_IFREG && path.mount && (path.mount->flags & MS_NOEXEC) != 0) return Errno::kAcces;
+  if ((may & kMayExec) != 0 && type == S_IFREG && path.mount && (path.mount->flags & MS_NOEXEC) != 0)
+    return Errno::kAcces;
   TRY(check_access(creds, inode, may));
-  if ((may & kMayWrite) != 0 && path.mount && path.mount->read_only() && (type == S_IFREG || type == S_IFDIR || type == S_IFLNK))
+  if ((may & kMayWrite) != 0 && path.mount && path.mount->read_only() &&
+      (type == S_IFREG || type == S_IFDIR || type == S_IFLNK))
     return Errno::kRofs;
   return {};
 }
@@ -99,7 +101,8 @@ Result<void> inherit_owner(const Credentials& creds, Inode& dir, NewNode& node) 
   Owner d = TRY(dir.owner());
   if ((d.mode & S_ISGID) == 0) return {};
   node.gid = d.gid;
-  if (S_ISDIR(node.mode)) node.mode |= S_ISGID;
+  if (S_ISDIR(node.mode))
+    node.mode |= S_ISGID;
   else if ((node.mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) && !creds.in_group(d.gid) &&
            !creds.capable(CAP_FSETID))
     node.mode &= ~u32{S_ISGID};

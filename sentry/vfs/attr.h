@@ -19,7 +19,7 @@ struct Attr {
   u64 dev = 0, ino = 0;
   u32 mode = 0;  // type and permission bits
   u32 nlink = 1, uid = 0, gid = 0;
-  u64 rdev = 0;  // Linux's new encoding (makedev)
+  u64 rdev = 0;              // Linux's new encoding (makedev)
   u64 size = 0, blocks = 0;  // blocks of 512 bytes
   u32 blksize = 4096;
   Time atime, mtime, ctime, btime;

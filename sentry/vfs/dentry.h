@@ -1,9 +1,10 @@
-// Dentry: one name in the tree of a filesystem, cached; Mount: a tree attached somewhere; Path: a place = (mount, dentry).
-// The dentry tree holds parents by reference (child -> parent); a parent knows its children without owning them, except
-// in filesystems that pin. Unused dentries stay in an LRU and are evicted beyond a bound.
+// Dentry: one name in the tree of a filesystem, cached; Mount: a tree attached somewhere; Path: a place = (mount,
+// dentry). The dentry tree holds parents by reference (child -> parent); a parent knows its children without owning
+// them, except in filesystems that pin. Unused dentries stay in an LRU and are evicted beyond a bound.
 //
-// Locks: only Dentry::dir_lock(), a SleepLock held while a directory is asked or changed, since the filesystem may park.
-// Of two directories the ancestor is locked first, else the one at the lower address; rename holds a global lock as well.
+// Locks: only Dentry::dir_lock(), a SleepLock held while a directory is asked or changed, since the filesystem may
+// park. Of two directories the ancestor is locked first, else the one at the lower address; rename holds a global lock
+// as well.
 #pragma once
 #include <string>
 #include <unordered_map>
@@ -152,8 +153,9 @@ class MountNamespace : public RefCounted {
   // Takes `fs` as the root of a new tree.
   static RefPtr<MountNamespace> create(RefPtr<FileSystem> fs, u64 flags, std::string source);
   Path root() const;
-  // Attaches fs (or a subtree: bind) at `at`. The new mount has exactly `flags`; the mounts that a recursive bind copies
-  // keep theirs. kNotdir unless both are directories or neither is; kNoent if `at` was removed; kNospc beyond 100000.
+  // Attaches fs (or a subtree: bind) at `at`. The new mount has exactly `flags`; the mounts that a recursive bind
+  // copies keep theirs. kNotdir unless both are directories or neither is; kNoent if `at` was removed; kNospc beyond
+  // 100000.
   Result<RefPtr<Mount>> mount(RefPtr<FileSystem> fs, const Path& at, u64 flags, std::string source);
   Result<RefPtr<Mount>> bind(const Path& from, const Path& at, u64 flags, bool recursive);
   // Unmounts the top mount at `at`; kBusy with children or users other than `at` itself unless detach (MNT_DETACH).

@@ -18,7 +18,7 @@ struct RecordLock {
   LockType type = LockType::kRead;
   u64 start = 0, end = ~0ull;  // first and last byte; ~0: to the end of file however it grows
   LockOwner owner = nullptr;
-  i32 pid = 0;                 // F_GETLK's l_pid; -1: an open file description's
+  i32 pid = 0;  // F_GETLK's l_pid; -1: an open file description's
   bool ofd = false;
 };
 

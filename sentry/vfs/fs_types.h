@@ -1,4 +1,5 @@
-// Filesystem types by name: what mount(2), /proc/filesystems and the container's own mounts make. main.cc registers them.
+// Filesystem types by name: what mount(2), /proc/filesystems and the container's own mounts make. main.cc registers
+// them.
 #pragma once
 #include <functional>
 #include <string_view>

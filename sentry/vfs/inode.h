@@ -23,7 +23,7 @@ struct Path;
 
 // What to make in a directory.
 struct NewNode {
-  u32 mode = 0;        // type and permission bits (umask applied)
+  u32 mode = 0;  // type and permission bits (umask applied)
   u32 uid = 0, gid = 0;
   u64 rdev = 0;        // devices
   std::string target;  // symbolic links
@@ -37,8 +37,8 @@ struct Owner {
 struct DirEntry {
   std::string name;
   u64 ino = 0;
-  u8 type = 0;       // DT_*
-  u64 next = 0;      // cookie that continues after this entry (d_off)
+  u8 type = 0;   // DT_*
+  u64 next = 0;  // cookie that continues after this entry (d_off)
 };
 
 class Inode : public RefCounted {

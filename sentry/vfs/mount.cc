@@ -188,7 +188,8 @@ bool MountNamespace::is_under(Path path, const Path& top) {
 
 Result<void> MountNamespace::move(const Path& from, const Path& at) {
   RefPtr<Mount> m = from.mount;
-  if (from.dentry != m->root() || m == root_mount_ || m->parent() == nullptr || !contains(m.get())) return Errno::kInval;
+  if (from.dentry != m->root() || m == root_mount_ || m->parent() == nullptr || !contains(m.get()))
+    return Errno::kInval;
   Path top = at;
   cross_down(top);
   TRY(may_attach(*m->root(), top));
@@ -243,8 +244,7 @@ std::string path_text(const Path& path, const Path& root) {
   if (!path.dentry) return {};
   const Dentry* d = path.dentry.get();
   const Mount* m = path.mount.get();
-  if (m == nullptr || (d->is_root() && d->name() != "/"))
-    return d->deleted() ? d->name() + " (deleted)" : d->name();
+  if (m == nullptr || (d->is_root() && d->name() != "/")) return d->deleted() ? d->name() + " (deleted)" : d->name();
   std::vector<const std::string*> names;
   bool reachable = true;
   for (;;) {

@@ -12,8 +12,8 @@ namespace {
 
 u32 dir_bit(u32 type) { return type == S_IFDIR ? u32{IN_ISDIR} : 0; }
 
-// The place for a new name: its directory, after the checks that come before permissions (filename_create). The order of
-// errors is Linux's: an existing name is kExist even where writing is forbidden.
+// The place for a new name: its directory, after the checks that come before permissions (filename_create). The order
+// of errors is Linux's: an existing name is kExist even where writing is forbidden.
 Result<ParentPath> place_for(const WalkContext& ctx, std::string_view path, bool for_dir) {
   ParentPath at = TRY(resolve_parent(ctx, path));
   if (at.name == "." || at.name == "..") return Errno::kExist;

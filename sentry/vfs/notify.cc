@@ -55,7 +55,8 @@ void dentry_event(Dentry& dentry, u32 events, u32 cookie) {
   if (dentry.is_dir()) events |= IN_ISDIR;
   RefPtr<Dentry> hold(&dentry);
   // The directory hears of its children by name, unless the name is gone and its watch asks to be spared.
-  if (Dentry* parent = dentry.parent(); parent != nullptr && parent->inode() != nullptr && parent->inode()->notify_state) {
+  if (Dentry* parent = dentry.parent();
+      parent != nullptr && parent->inode() != nullptr && parent->inode()->notify_state) {
     for_each_watch(*parent->inode(), [&](NotifyWatch& watch) {
       if ((events & watch.mask & IN_ALL_EVENTS) == 0) return;
       if (dentry.deleted() && (watch.mask & IN_EXCL_UNLINK) != 0) return;

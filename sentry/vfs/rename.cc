@@ -21,8 +21,10 @@ class BothDirs {
  public:
   BothDirs(Dentry& a, Dentry& b) : first_(&a), second_(&b) {
     rename_lock().lock();
-    if (&a == &b) second_ = nullptr;
-    else if (a.is_below(b) || (!b.is_below(a) && &b < &a)) std::swap(first_, second_);
+    if (&a == &b)
+      second_ = nullptr;
+    else if (a.is_below(b) || (!b.is_below(a) && &b < &a))
+      std::swap(first_, second_);
     first_->dir_lock().lock();
     if (second_) second_->dir_lock().lock();
   }
@@ -51,8 +53,10 @@ struct Rename {
     source = TRY(from.dir.dentry->child_locked(from.name));
     if (source->inode() == nullptr) return Errno::kNoent;
     auto found = to.dir.dentry->child_locked(to.name);
-    if (found) target = std::move(*found);
-    else if (found.error() != Errno::kNoent) return found.error();
+    if (found)
+      target = std::move(*found);
+    else if (found.error() != Errno::kNoent)
+      return found.error();
     bool exists = target && target->inode() != nullptr;
     if ((flags & RENAME_NOREPLACE) != 0 && exists) return Errno::kExist;
     if (exchange()) {
@@ -70,8 +74,10 @@ struct Rename {
     if (target && from.dir.dentry->is_below(*target)) return exchange() ? Errno::kInval : Errno::kNotempty;
     if (target && target->inode() == source->inode()) return {};
     TRY(may_delete(creds, from.dir, *source, source->is_dir()));
-    if (target) TRY(may_delete(creds, to.dir, *target, exchange() ? target->is_dir() : source->is_dir()));
-    else TRY(may_change_dir(creds, to.dir));
+    if (target)
+      TRY(may_delete(creds, to.dir, *target, exchange() ? target->is_dir() : source->is_dir()));
+    else
+      TRY(may_change_dir(creds, to.dir));
     if (from.dir.dentry != to.dir.dentry) {
       // Its ".." changes, so it must be writable itself.
       if (source->is_dir()) TRY(check_access(creds, *source->inode(), kMayWrite));
@@ -90,8 +96,10 @@ struct Rename {
       notify_self(*d.inode(), IN_MOVE_SELF | dir);
     };
     moved(from, to, *source);
-    if (exchange()) moved(to, from, *target);
-    else if (target) notify_replaced();
+    if (exchange())
+      moved(to, from, *target);
+    else if (target)
+      notify_replaced();
   }
 
   // The replaced object lost a name without an IN_DELETE in the directory.

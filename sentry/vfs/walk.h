@@ -18,15 +18,15 @@ Protections& protections();
 // Who walks, from where.
 struct WalkContext {
   Path root;
-  Path cwd;   // start of relative paths (or the directory of an *at call)
+  Path cwd;  // start of relative paths (or the directory of an *at call)
   const security::Credentials* creds;
   MountNamespace* ns;
 };
 
 struct WalkFlags {
-  bool follow_last = true;       // follow a symbolic link in the last component
-  bool need_dir = false;         // kNotdir otherwise (O_DIRECTORY)
-  u64 resolve = 0;               // RESOLVE_* of openat2(2)
+  bool follow_last = true;  // follow a symbolic link in the last component
+  bool need_dir = false;    // kNotdir otherwise (O_DIRECTORY)
+  u64 resolve = 0;          // RESOLVE_* of openat2(2)
 };
 
 // The existing object at `path`. Empty path: kNoent.
@@ -35,7 +35,7 @@ Result<Path> resolve(const WalkContext& ctx, std::string_view path, WalkFlags fl
 // The parent directory and last name for creation and removal: "a/b/" gives name "b" with trailing_slash.
 struct ParentPath {
   Path dir;
-  std::string name;     // never empty; may be "." or ".." (callers answer as Linux does)
+  std::string name;  // never empty; may be "." or ".." (callers answer as Linux does)
   bool trailing_slash = false;
 };
 Result<ParentPath> resolve_parent(const WalkContext& ctx, std::string_view path, u64 resolve_flags = 0);
@@ -47,8 +47,8 @@ Result<void> check_access(const security::Credentials& creds, Inode& inode, u32 
 Result<void> check_path_access(const security::Credentials& creds, const Path& path, u32 may);
 
 struct OpenRequest {
-  u32 flags = 0;   // O_*
-  u32 mode = 0;    // for creation, umask applied
+  u32 flags = 0;  // O_*
+  u32 mode = 0;   // for creation, umask applied
   u64 resolve = 0;
 };
 Result<RefPtr<File>> open(const WalkContext& ctx, std::string_view path, const OpenRequest& request);
@@ -56,7 +56,8 @@ Result<RefPtr<File>> open(const WalkContext& ctx, std::string_view path, const O
 Result<RefPtr<File>> open_path(const security::Credentials& creds, const Path& path, u32 flags);
 
 // Owner and group of new objects come from the credentials and the directory (S_ISGID), never from the NewNode.
-Result<Path> make_node(const WalkContext& ctx, std::string_view path, const NewNode& node);  // mknod, mkdir, symlink, bind
+Result<Path> make_node(const WalkContext& ctx, std::string_view path,
+                       const NewNode& node);  // mknod, mkdir, symlink, bind
 Result<void> link(const WalkContext& from, std::string_view old_path, bool follow, const WalkContext& to,
                   std::string_view new_path);
 Result<void> link_path(const Path& old_path, const WalkContext& to, std::string_view new_path);

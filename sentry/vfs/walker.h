@@ -52,7 +52,8 @@ Result<void> may_change_dir(const security::Credentials& creds, const Path& dir)
 Result<void> may_delete(const security::Credentials& creds, const Path& dir, const Dentry& victim, bool want_dir);
 Result<void> may_follow_link(const security::Credentials& creds, Inode& dir, Inode& link);
 Result<void> may_hard_link(const security::Credentials& creds, Inode& target);
-Result<void> may_open_sticky(const security::Credentials& creds, Inode& dir, Inode& inode);  // protected_fifos, _regular
+Result<void> may_open_sticky(const security::Credentials& creds, Inode& dir,
+                             Inode& inode);  // protected_fifos, _regular
 bool owner_or_capable(const security::Credentials& creds, u32 uid, u32 cap);
 // Owner, group and set-group-id bit of a new object in `dir` (inode_init_owner).
 Result<void> inherit_owner(const security::Credentials& creds, Inode& dir, NewNode& node);

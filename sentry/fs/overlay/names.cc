@@ -170,7 +170,8 @@ Result<void> Node::rename(std::string_view old_name, Inode& child, Inode& new_di
   }
   bool hidden = false;
   TRY(to.remove_whiteout(new_name, &hidden));
-  TRY(upper_->rename(old_name, *node.upper_, *to.upper_, new_name, other != nullptr ? other->upper_.get() : nullptr, 0));
+  TRY(upper_->rename(old_name, *node.upper_, *to.upper_, new_name, other != nullptr ? other->upper_.get() : nullptr,
+                     0));
   if (old_below) TRY(make_whiteout(old_name));
   if (other != nullptr) {
     if (!other->upper_ || other_dir) other->removed_ = true;

@@ -251,8 +251,10 @@ Result<void> Node::copy_up_here(u64 bytes) {
   RefPtr<Inode> fresh;
   bool named = type_ != S_IFREG;
   if (named && removed_) return Errno::kNoent;
-  if (named) fresh = TRY(home.upper_->create(name_, how));
-  else fresh = TRY(home.upper_->tmpfile(how));
+  if (named)
+    fresh = TRY(home.upper_->create(name_, how));
+  else
+    fresh = TRY(home.upper_->tmpfile(how));
   auto finish = [&]() -> Result<void> {
     if (type_ == S_IFREG) TRY(copy_data(*fresh, std::min(bytes, a.size)));
     if (auto names = lower_->list_xattr()) {

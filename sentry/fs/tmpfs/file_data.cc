@@ -248,7 +248,8 @@ Result<void> FileData::allocate(int mode, u64 offset, u64 length) {
   u64 end = offset + length;
   if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)) {
     if (!memfd_) {
-      if (offset < size_) std::fill(heap_.begin() + static_cast<i64>(offset), heap_.begin() + static_cast<i64>(std::min(end, size_)), 0);
+      if (offset < size_)
+        std::fill(heap_.begin() + static_cast<i64>(offset), heap_.begin() + static_cast<i64>(std::min(end, size_)), 0);
       return {};
     }
     if (fallocate(memfd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(length)) != 0) return last_errno();

@@ -1,6 +1,6 @@
-// The bytes of one tmpfs file. Small files live in the sentry's heap; a file that grows or is mapped gets a memfd, whose
-// descriptor is what stubs map. Descriptors are scarce (RLIMIT_NOFILE), so a file that was never mapped gives its memfd
-// back when truncated to nothing, and where no memfd can be had bytes stay in the heap.
+// The bytes of one tmpfs file. Small files live in the sentry's heap; a file that grows or is mapped gets a memfd,
+// whose descriptor is what stubs map. Descriptors are scarce (RLIMIT_NOFILE), so a file that was never mapped gives its
+// memfd back when truncated to nothing, and where no memfd can be had bytes stay in the heap.
 #pragma once
 #include <map>
 #include <memory>
@@ -62,7 +62,7 @@ class FileData {
   u64 charged_ = 0;  // pages of usage_ that are ours
   bool mapped_ = false;
   UniqueFd memfd_;
-  std::vector<u8> heap_;          // size_ bytes while there is no memfd
+  std::vector<u8> heap_;        // size_ bytes while there is no memfd
   std::map<u64, u64> extents_;  // of the memfd: allocated pages, first -> end, as far as we caused them
 };
 

@@ -1,6 +1,6 @@
 // Open files and directories of tmpfs.
-#include <sys/mount.h>
 #include <dirent.h>
+#include <sys/mount.h>
 
 #include "sentry/fs/tmpfs/node.h"
 #include "sentry/vfs/file.h"

@@ -72,9 +72,12 @@ Result<void> Node::set_xattr(std::string_view name, std::string_view value, u32 
   auto it = xattrs_->find(name);
   if (it != xattrs_->end() && (flags & XATTR_CREATE) != 0) return Errno::kExist;
   if (it == xattrs_->end() && (flags & XATTR_REPLACE) != 0) return Errno::kNodata;
-  if (it != xattrs_->end()) it->second = value;
-  else if (xattrs_->size() >= kMaxXattrs) return Errno::kNospc;
-  else xattrs_->emplace(name, value);
+  if (it != xattrs_->end())
+    it->second = value;
+  else if (xattrs_->size() >= kMaxXattrs)
+    return Errno::kNospc;
+  else
+    xattrs_->emplace(name, value);
   touch_ctime();
   return {};
 }

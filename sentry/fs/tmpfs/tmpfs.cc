@@ -35,10 +35,14 @@ Result<u64> parse_size(std::string_view text, u64 whole) {
   char unit = text.back();
   u64 factor = 1;
   switch (unit) {
-    case 'k': case 'K': factor = 1ull << 10; break;
-    case 'm': case 'M': factor = 1ull << 20; break;
-    case 'g': case 'G': factor = 1ull << 30; break;
-    case 't': case 'T': factor = 1ull << 40; break;
+    case 'k':
+    case 'K': factor = 1ull << 10; break;
+    case 'm':
+    case 'M': factor = 1ull << 20; break;
+    case 'g':
+    case 'G': factor = 1ull << 30; break;
+    case 't':
+    case 'T': factor = 1ull << 40; break;
     case '%': break;
     default: return parse_number(text, 10);
   }

@@ -10,9 +10,9 @@ struct Watch : NotifyWatch {
   std::string log;
   void on_event(u32 events, u32, std::string_view name) override {
     static constexpr std::pair<u32, const char*> kNames[] = {
-        {IN_ACCESS, "access"}, {IN_MODIFY, "modify"}, {IN_ATTRIB, "attrib"}, {IN_CLOSE_WRITE, "closew"},
-        {IN_CLOSE_NOWRITE, "close"}, {IN_OPEN, "open"}, {IN_MOVED_FROM, "from"}, {IN_MOVED_TO, "to"},
-        {IN_CREATE, "create"}, {IN_DELETE, "delete"}, {IN_DELETE_SELF, "gone"}, {IN_MOVE_SELF, "moved"},
+        {IN_ACCESS, "access"},       {IN_MODIFY, "modify"}, {IN_ATTRIB, "attrib"},    {IN_CLOSE_WRITE, "closew"},
+        {IN_CLOSE_NOWRITE, "close"}, {IN_OPEN, "open"},     {IN_MOVED_FROM, "from"},  {IN_MOVED_TO, "to"},
+        {IN_CREATE, "create"},       {IN_DELETE, "delete"}, {IN_DELETE_SELF, "gone"}, {IN_MOVE_SELF, "moved"},
         {IN_IGNORED, "ignored"}};
     if (!log.empty()) log += ' ';
     for (auto [bit, word] : kNames)
