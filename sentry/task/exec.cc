@@ -293,7 +293,10 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   group->has_execed = true;
   group->on_exit = std::move(spec.on_exit);
   task->comm = prepared.comm;
-  if (spec.tty) session->tty = spec.tty;
+  if (spec.tty) {
+    session->tty = spec.tty;
+    spec.tty->session_gained(*session, *group->group);
+  }
   bool first = !init;
   if (first) init = group;
   add_group(*group);

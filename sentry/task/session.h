@@ -9,10 +9,13 @@ namespace sbx::task {
 
 class ThreadGroup;
 class ProcessGroup;
+class Session;
 
 // A controlling terminal as sessions see it; implemented by fs/devpts.
 class ControllingTty : public RefCounted {
  public:
+  // The terminal was given to a session whose tty member already names it.
+  virtual void session_gained(Session& session, ProcessGroup& foreground) = 0;
   // The session leader exits or gives the terminal up: the tty forgets session and foreground group.
   virtual void session_lost() = 0;
   virtual u64 rdev() const = 0;               // for /proc/PID/stat tty_nr
