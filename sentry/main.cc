@@ -61,7 +61,7 @@ void raise_descriptor_limit() {
 
 struct Sentry {
   control::Container container;
-  std::unique_ptr<gofer::Client> gofer;
+  std::shared_ptr<gofer::Client> gofer;
   UniqueFd signals;
   fiber::HostWatch signal_watch;
 };
@@ -89,6 +89,7 @@ void on_signals(Sentry& sentry) {
 }
 
 [[noreturn]] void finish(i32 status) {
+  control::drain_terminals(2000);
   fs::host::drain(2000);
   _exit(status);
 }
@@ -106,8 +107,8 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   if (config.limits.pids > 0) kernel.max_tasks = static_cast<size_t>(config.limits.pids);
   kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
 
-  register_filesystems(config, *sentry.gofer);
-  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(config, *sentry.gofer)));
+  register_filesystems(config, sentry.gofer);
+  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(sentry.gofer)));
   TRY(control::prepare_cwd(config.process));
   task::ProcessSpec probe;
   probe.args = config.process.args;
@@ -128,7 +129,7 @@ HostResult<void> boot(Sentry& sentry) {
   sentry.container.owner_uid = getuid();
   sentry.container.finish = [](i32 status) { finish(status); };
   raise_descriptor_limit();
-  signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGPIPE, SIG_IGN);
   sigset_t mask;
   sigemptyset(&mask);
   for (int s : {SIGCHLD, SIGWINCH, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU}) sigaddset(&mask, s);
@@ -141,7 +142,8 @@ HostResult<void> boot(Sentry& sentry) {
   options.report_all_syscalls = config.strace;
   options.on_template = [&config](i32 pid) { join_guest_cgroup(config, pid); };
   task::kernel().platform = TRY(platform::Platform::create(options));
-  sentry.gofer = TRY(gofer::Client::connect(UniqueFd(config.gofer_fd)));
+  std::unique_ptr<gofer::Client> client = TRY(gofer::Client::connect(UniqueFd(config.gofer_fd)));
+  sentry.gofer = std::move(client);
   for (int i = 0; i < 3; ++i) sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
   if (config.strace) syscalls::strace_start(config.log_fd >= 0 ? config.log_fd : 2, config.strace_filter);
 

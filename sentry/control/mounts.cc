@@ -55,7 +55,7 @@ class Builder {
     RefPtr<vfs::FileSystem> root = *fs;
     if (config_.overlay == OverlayMode::kMemory) {
       auto upper = tmpfs::Tmpfs::create(tmpfs::Options{.mode = 0755});
-      auto overlay = overlay::make_overlay(root, upper);
+      auto overlay = overlay::OverlayFs::create(upper, root);
       if (!overlay) return Failure(overlay.error(), std::string("overlay of the root: ") + errno_text(overlay.error()));
       root = *overlay;
     }

@@ -16,4 +16,6 @@ struct MadeTerminal {
 HostResult<MadeTerminal> make_terminal(UniqueFd host_tty, const ProcessSpec& spec);
 // SIGWINCH: every terminal takes its size from the host's again.
 void host_window_changed();
+// Writes what guests printed before the sentry ends, blocking the host thread at most this long each.
+void drain_terminals(u64 timeout_ms);
 }  // namespace sbx::control

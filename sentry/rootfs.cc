@@ -1,0 +1,78 @@
+#include "sentry/rootfs.h"
+
+#include "sentry/fs/anon/epoll.h"
+#include "sentry/fs/dev/devices.h"
+#include "sentry/fs/devpts/devpts.h"
+#include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/fs/pipe/pipe.h"
+#include "sentry/fs/proc/host_facts.h"
+#include "sentry/fs/proc/proc.h"
+#include "sentry/fs/sys/sys.h"
+#include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/task/fd_table.h"
+#include "sentry/vfs/file_locks.h"
+#include "sentry/vfs/fs_types.h"
+
+namespace sbx {
+
+namespace {
+
+template <typename Fs>
+Result<RefPtr<vfs::FileSystem>> as_filesystem(Result<RefPtr<Fs>> made) {
+  if (!made) return made.error();
+  return RefPtr<vfs::FileSystem>(*made);
+}
+
+Result<RefPtr<vfs::FileSystem>> make_tmpfs(std::string_view data, const char* type, const char* source) {
+  tmpfs::Options options = TRY(tmpfs::parse_options(data));
+  return RefPtr<vfs::FileSystem>(tmpfs::Tmpfs::create(options, type, source));
+}
+
+void fill_host_facts(const control::BootConfig& config) {
+  fs::proc::HostFacts& facts = fs::proc::host_facts();
+  facts.memory_bytes = config.limits.memory_bytes;
+  facts.memory_swap_bytes = config.limits.memory_swap_bytes;
+  facts.pids = config.limits.pids;
+  facts.cpu_quota_us = config.limits.cpu_quota_us;
+  facts.cpu_period_us = config.limits.cpu_period_us;
+  facts.cpu_shares = config.limits.cpu_shares;
+  if (!config.limits.cpuset_cpus.empty()) facts.cpus = fs::proc::parse_cpu_list(config.limits.cpuset_cpus);
+  facts.cpuinfo = config.host_cpuinfo;
+  facts.cgroup_path = config.cgroup_path;
+  facts.cgroup_namespace = config.namespaces.own_cgroup;
+  fs::proc::complete_host_facts();
+}
+
+}  // namespace
+
+void register_filesystems(const control::BootConfig& config, std::shared_ptr<gofer::Client> gofer) {
+  fill_host_facts(config);
+  using std::string_view;
+  vfs::register_fs_type({"tmpfs", [](string_view, string_view data) { return make_tmpfs(data, "tmpfs", "tmpfs"); }});
+  vfs::register_fs_type({"devtmpfs", [](string_view, string_view data) { return make_tmpfs(data, "devtmpfs", "devtmpfs"); }});
+  vfs::register_fs_type({"ramfs", [](string_view, string_view) { return make_tmpfs("size=0", "ramfs", "ramfs"); }});
+  // POSIX message queues are not there yet; what programs look for is the empty directory.
+  vfs::register_fs_type({"mqueue", [](string_view, string_view) { return make_tmpfs("size=0", "mqueue", "mqueue"); }});
+  vfs::register_fs_type({"devpts", [](string_view, string_view data) -> Result<RefPtr<vfs::FileSystem>> {
+                           fs::devpts::Options options = TRY(fs::devpts::parse_options(data));
+                           return RefPtr<vfs::FileSystem>(make_ref<fs::devpts::DevptsFs>(options));
+                         }});
+  vfs::register_fs_type({"proc", [](string_view, string_view) { return fs::proc::make_proc(); }});
+  vfs::register_fs_type({"sysfs", [](string_view, string_view) { return fs::sys::make_sysfs(); }});
+  fs::pipe::register_fifo();
+  fs::dev::register_devices();
+  task::FdTable::on_close([](task::FdTable& table, int, vfs::File& file) {
+    if (vfs::Inode* inode = file.inode(); inode != nullptr && inode->has_locks()) inode->locks().release_posix(&table);
+  });
+  fs::proc::set_host_proc([gofer](i32 host_pid, const char* kind) -> Result<std::string> {
+    return fs::gofer::host_proc(*gofer, host_pid, kind);
+  });
+}
+
+control::BindMaker gofer_bind_maker(std::shared_ptr<gofer::Client> gofer) {
+  return [gofer](const control::BootMount& mount) -> Result<RefPtr<vfs::FileSystem>> {
+    return as_filesystem(fs::gofer::GoferFs::create(gofer, static_cast<u32>(mount.gofer_index), mount.source));
+  };
+}
+
+}  // namespace sbx
