@@ -21,6 +21,7 @@ void put(Encoder& e, const SignalRequest& m) {
   e.u8v(static_cast<u8>(m.target));
   e.u32v(static_cast<u32>(m.pid));
   e.u32v(static_cast<u32>(m.signo));
+  e.u32v(m.exec_id);
 }
 void put(Encoder& e, const ExecRequest& m) {
   encode(e, m.process);
@@ -46,9 +47,10 @@ void put(Encoder&, const StatsRequest&) {}
 
 void get(Decoder&, StartRequest&) {}
 void get(Decoder& d, SignalRequest& m) {
-  m.target = static_cast<SignalTarget>(std::min<u8>(d.u8v(), static_cast<u8>(SignalTarget::kPid)));
+  m.target = static_cast<SignalTarget>(std::min<u8>(d.u8v(), static_cast<u8>(SignalTarget::kExec)));
   m.pid = static_cast<i32>(d.u32v());
   m.signo = static_cast<i32>(d.u32v());
+  m.exec_id = d.u32v();
 }
 void get(Decoder& d, ExecRequest& m) {
   m.process = decode_process(d);

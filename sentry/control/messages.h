@@ -32,6 +32,7 @@ enum class SignalTarget : u8 {
   kInit,  // the container's init (guest pid 1)
   kAll,   // every guest process
   kPid,   // one guest process by guest pid
+  kExec,  // the process of an exec
 };
 // Sends a signal as the host's administrator would from outside the pid namespace: SIGKILL and SIGSTOP work on init,
 // other signals reach init only if it has a handler. Before `start`, a signal whose default action is to terminate ends
@@ -40,6 +41,7 @@ struct SignalRequest {
   SignalTarget target = SignalTarget::kInit;
   i32 pid = 0;  // kPid
   i32 signo = 0;
+  u32 exec_id = 0;  // kExec
 };
 
 // Starts a further process. Descriptors by SCM_RIGHTS: stdin, stdout, stderr (present ones in this order), or one tty
