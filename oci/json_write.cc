@@ -138,7 +138,7 @@ std::string write_list(const std::vector<std::pair<State, Status>>& containers) 
 
 std::string write_pids(const std::vector<i32>& pids) { return dump(Json(pids)); }
 
-std::string write_default_spec(bool rootless, u32 uid, u32 gid) {
+std::string write_default_spec(bool rootless, bool cgroup_namespace, u32 uid, u32 gid) {
   const std::vector<std::string> caps = {"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"};
   auto mount = [](const char* destination, const char* type, const char* source, std::vector<std::string> options) {
     Json m{{"destination", destination}, {"type", type}, {"source", source}};
@@ -183,11 +183,12 @@ std::string write_default_spec(bool rootless, u32 uid, u32 gid) {
   Json namespaces = Json::array();
   std::vector<const char*> types = {"pid", "network", "ipc", "uts", "mount"};
   if (rootless) types = {"pid", "ipc", "uts", "mount", "user"};
-  types.push_back("cgroup");
+  if (cgroup_namespace) types.push_back("cgroup");
   for (const char* type : types) namespaces.push_back(Json{{"type", type}});
   l["namespaces"] = std::move(namespaces);
-  l["maskedPaths"] = {"/proc/acpi",       "/proc/asound",      "/proc/kcore",       "/proc/keys", "/proc/latency_stats",
-                      "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"};
+  l["maskedPaths"] = {"/proc/acpi",          "/proc/asound",     "/proc/kcore",       "/proc/keys",
+                      "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+                      "/sys/firmware",       "/proc/scsi"};
   l["readonlyPaths"] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
   j["linux"] = std::move(l);
   return dump(j, 1, '\t') + "\n";
@@ -202,14 +203,10 @@ std::string write_features(const Features& f) {
   Json l;
   l["namespaces"] = f.namespaces;
   l["capabilities"] = f.capabilities;
-  l["cgroup"] = {{"v1", f.cgroup_v1}, {"v2", f.cgroup_v2}, {"systemd", f.systemd}, {"systemdUser", false},
-                 {"rdma", false}};
-  l["seccomp"] = {{"enabled", true},
-                  {"actions", f.seccomp_actions},
-                  {"operators", f.seccomp_operators},
-                  {"archs", f.seccomp_archs},
-                  {"knownFlags", f.seccomp_flags},
-                  {"supportedFlags", f.seccomp_flags}};
+  l["cgroup"] = {
+      {"v1", f.cgroup_v1}, {"v2", f.cgroup_v2}, {"systemd", f.systemd}, {"systemdUser", false}, {"rdma", false}};
+  l["seccomp"] = {{"enabled", true},          {"actions", f.seccomp_actions},  {"operators", f.seccomp_operators},
+                  {"archs", f.seccomp_archs}, {"knownFlags", f.seccomp_flags}, {"supportedFlags", f.seccomp_flags}};
   l["apparmor"] = {{"enabled", false}};
   l["selinux"] = {{"enabled", false}};
   l["intelRdt"] = {{"enabled", false}};
@@ -228,7 +225,8 @@ namespace {
 
 Json blkio_json(const std::vector<Stats::BlkioEntry>& entries) {
   Json list = Json::array();
-  for (const auto& e : entries) list.push_back({{"major", e.major}, {"minor", e.minor}, {"op", e.op}, {"value", e.value}});
+  for (const auto& e : entries)
+    list.push_back({{"major", e.major}, {"minor", e.minor}, {"op", e.op}, {"value", e.value}});
   return list;
 }
 
@@ -236,17 +234,21 @@ Json blkio_json(const std::vector<Stats::BlkioEntry>& entries) {
 
 std::string write_stats_event(const std::string& id, const Stats& s) {
   Json data;
-  data["cpu"] = {{"usage", {{"total", s.cpu_total_ns}, {"percpu", s.cpu_percpu_ns}, {"kernel", s.cpu_system_ns},
-                            {"user", s.cpu_user_ns}}},
-                 {"throttling", {{"periods", s.throttle_periods}, {"throttledPeriods", s.throttled_periods},
-                                 {"throttledTime", s.throttled_ns}}}};
+  data["cpu"] = {
+      {"usage",
+       {{"total", s.cpu_total_ns}, {"percpu", s.cpu_percpu_ns}, {"kernel", s.cpu_system_ns}, {"user", s.cpu_user_ns}}},
+      {"throttling",
+       {{"periods", s.throttle_periods},
+        {"throttledPeriods", s.throttled_periods},
+        {"throttledTime", s.throttled_ns}}}};
   Json raw = Json::object();
   for (const auto& [k, v] : s.memory_raw) raw[k] = v;
-  data["memory"] = {{"cache", s.memory_cache},
-                    {"usage", {{"limit", s.memory_limit}, {"usage", s.memory_usage}, {"max", s.memory_max},
-                               {"failcnt", s.memory_failcnt}}},
-                    {"swap", {{"limit", s.swap_limit}, {"usage", s.swap_usage}, {"max", 0}, {"failcnt", 0}}},
-                    {"raw", std::move(raw)}};
+  data["memory"] = {
+      {"cache", s.memory_cache},
+      {"usage",
+       {{"limit", s.memory_limit}, {"usage", s.memory_usage}, {"max", s.memory_max}, {"failcnt", s.memory_failcnt}}},
+      {"swap", {{"limit", s.swap_limit}, {"usage", s.swap_usage}, {"max", 0}, {"failcnt", 0}}},
+      {"raw", std::move(raw)}};
   data["pids"] = {{"current", s.pids_current}, {"limit", s.pids_limit}};
   data["blkio"] = {{"ioServiceBytesRecursive", blkio_json(s.blkio_bytes)},
                    {"ioServicedRecursive", blkio_json(s.blkio_serviced)}};

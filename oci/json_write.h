@@ -20,7 +20,7 @@ std::string write_public_state(const State& state, Status status);
 std::string write_list(const std::vector<std::pair<State, Status>>& containers);
 std::string write_pids(const std::vector<i32>& pids);
 // `sbx spec`.
-std::string write_default_spec(bool rootless, u32 uid, u32 gid);
+std::string write_default_spec(bool rootless, bool cgroup_namespace, u32 uid, u32 gid);
 
 struct Features {
   std::vector<std::string> hooks, mount_options, namespaces, capabilities, seccomp_actions, seccomp_operators,

@@ -164,17 +164,21 @@ void child_main(const ChildPlan& plan) {
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
-  empty_root(plan);
-  tell(plan, 'P');
-  await(plan, 'G');
-
+  // What is forked from here on is in the container's cgroup.
+  await(plan, 'A');
   pid_t gofer = ::fork();
   if (gofer < 0) give_up_errno(plan, "fork");
   if (gofer == 0) {
     ::setsid();
+    // It needs /proc and /dev/null to come up and then empties its own root.
+    if (::unshare(CLONE_NEWNS) < 0) give_up_errno(plan, "the gofer's mount namespace");
+    ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
     inherit(plan, plan.gofer_fds);
     become(plan, kGoferName, plan.gofer_boot_fd);
   }
+  empty_root(plan);
+  tell(plan, 'P');
+  await(plan, 'G');
   inherit(plan, plan.sentry_fds);
   become(plan, kSentryName, plan.sentry_boot_fd);
 }

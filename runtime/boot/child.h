@@ -9,7 +9,8 @@
 namespace sbx::boot {
 
 struct ChildPlan {
-  int sync_fd = -1;  // our end; packets: 'M' maps wanted / done, 'P' prepared, 'G' go, else a boot report
+  int sync_fd =
+      -1;  // our end; packets: 'M' maps wanted / done, 'A' in the cgroup, 'P' prepared, 'G' go, else a boot report
   bool wait_for_maps = false;
   bool own_net = false;
   int unshare_flags = 0;                                     // after joining: what the clone could not make

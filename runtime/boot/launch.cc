@@ -224,6 +224,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   }
   // The child prepares meanwhile.
   if (request.cgroup != nullptr) TRY(request.cgroup->attach(static_cast<i32>(pid)));
+  tell(sync.first.get(), 'A');
   TRY(await_stage(sync.first.get(), 'P', kBootTimeoutMs));
   if (request.on_prepared) TRY(request.on_prepared(static_cast<i32>(pid)));
   tell(sync.first.get(), 'G');

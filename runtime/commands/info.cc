@@ -5,6 +5,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "oci/json_write.h"
 #include "oci/validate.h"
 #include "runtime/boot/convert.h"
@@ -39,6 +41,14 @@ HostResult<int> version(Globals&, const Arguments&) {
   return 0;
 }
 
+namespace {
+// On v1 a cgroup namespace hides nothing that matters, and runc leaves it out.
+bool unified_only() {
+  auto found = host::find_hierarchies();
+  return std::all_of(found.begin(), found.end(), [](const host::Hierarchy& h) { return h.v2; });
+}
+}  // namespace
+
 HostResult<int> spec(Globals& globals, const Arguments& args) {
   std::string path = args.value("bundle", ".") + "/config.json";
   bool rootless = args.has("rootless") ? args.on("rootless") : globals.settings.rootless;
@@ -47,7 +57,7 @@ HostResult<int> spec(Globals& globals, const Arguments& args) {
     if (last_errno() == Errno::kExist) return Failure("File " + path + " exists. Remove it first");
     return Failure::from_errno(path);
   }
-  host::write_all(fd.get(), oci::write_default_spec(rootless, ::geteuid(), ::getegid()));
+  host::write_all(fd.get(), oci::write_default_spec(rootless, unified_only(), ::geteuid(), ::getegid()));
   return 0;
 }
 
@@ -88,7 +98,7 @@ HostResult<int> syscalls(Globals&, const Arguments& args) {
   std::string format = args.value("format", "table");
   if (format != "table" && format != "json") return Failure("invalid format option");
 #ifdef SBX_HAVE_SYSCALL_REPORT
-  print(syscalls_table(format == "json"));
+  print(sbx::syscalls::syscalls_table(format == "json"));
   return 0;
 #else
   return Failure(Errno::kNosys, "this build has no system call table");

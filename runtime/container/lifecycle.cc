@@ -31,7 +31,7 @@ std::string now_rfc3339() {
   tm parts{};
   ::gmtime_r(&t.tv_sec, &parts);
   char text[64];
-  size_t n = std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts);
+  size_t n = ::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts);
   return std::string(text, n) + str_printf(".%09ldZ", t.tv_nsec);
 }
 

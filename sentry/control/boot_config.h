@@ -200,8 +200,9 @@ struct BootConfig {
   std::string id;
   std::string bundle;  // only to be shown
   ProcessSpec process;
-  StdioFd stdio[3];      // all three the tty's slave with process.terminal
-  std::string hostname;  // empty: uname(2) of the uts namespace we are in
+  StdioFd stdio[3];            // all three the tty's slave with process.terminal
+  std::vector<i32> extra_fds;  // become 3, 4, ... of init (--preserve-fds, LISTEN_FDS)
+  std::string hostname;        // empty: uname(2) of the uts namespace we are in
   std::string domainname;
   std::string cgroup_path;  // container's cgroup as /proc/PID/cgroup of the host shows it ("/docker/ID")
   std::vector<std::pair<std::string, std::string>> annotations;
