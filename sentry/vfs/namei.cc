@@ -21,7 +21,7 @@ Result<ParentPath> place_for(const WalkContext& ctx, std::string_view path, bool
   if (!found && found.error() != Errno::kNoent) return found.error();
   if (found && (*found)->inode() != nullptr) return Errno::kExist;
   if (at.trailing_slash && !for_dir) return Errno::kNoent;
-  TRY(may_change_dir(*ctx.creds, at.dir));
+  if (at.dir.mount->read_only()) return Errno::kRofs;
   return at;
 }
 
@@ -56,6 +56,7 @@ Result<Path> make_node(const WalkContext& ctx, std::string_view path, const NewN
   NewNode node = asked;
   u32 type = node.mode & S_IFMT;
   ParentPath at = TRY(place_for(ctx, path, type == S_IFDIR));
+  TRY(may_change_dir(*ctx.creds, at.dir));
   // A character device 0:0 is a whiteout, which anybody may make (mknod(2)).
   if ((type == S_IFBLK || (type == S_IFCHR && node.rdev != 0)) && !ctx.creds->capable(CAP_MKNOD)) return Errno::kPerm;
   TRY(inherit_owner(*ctx.creds, *at.dir.inode(), node));
@@ -80,6 +81,7 @@ Result<void> link_path(const Path& old_path, const WalkContext& to, std::string_
   ParentPath at = TRY(place_for(to, new_path, false));
   if (at.dir.mount != old_path.mount) return Errno::kXdev;
   TRY(may_hard_link(*to.creds, *target));
+  TRY(may_change_dir(*to.creds, at.dir));
   if (target->type() == S_IFDIR) return Errno::kPerm;
   if (&old_path.dentry->fs() != &at.dir.dentry->fs()) return Errno::kXdev;
   Dentry& dir = *at.dir.dentry;
