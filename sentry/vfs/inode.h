@@ -119,6 +119,8 @@ class FileSystem : public RefCounted {
   virtual RefPtr<Inode> root() = 0;
   virtual Result<StatFs> statfs() = 0;
   virtual Result<void> sync() { return {}; }
+  // MS_REMOUNT with the filesystem's own options; the flags of the mount are not its business.
+  virtual Result<void> remount(std::string_view /*options*/) { return {}; }
   // What stands in the device column and in the options of /proc/mounts.
   virtual std::string source() const { return type_name(); }
   virtual std::string options() const { return {}; }

@@ -133,6 +133,7 @@ std::vector<RefPtr<Mount>> MountNamespace::below(const Mount& top, const Dentry*
 }
 
 Result<RefPtr<Mount>> MountNamespace::bind(const Path& from, const Path& at, u64 flags, bool recursive) {
+  if (!from.mount || !contains(from.mount.get())) return Errno::kInval;
   if (from.dentry->inode() == nullptr || from.dentry->deleted()) return Errno::kNoent;
   std::vector<RefPtr<Mount>> inner;
   if (recursive) inner = below(*from.mount, from.dentry.get());
@@ -188,7 +189,7 @@ bool MountNamespace::is_under(Path path, const Path& top) {
 
 Result<void> MountNamespace::move(const Path& from, const Path& at) {
   RefPtr<Mount> m = from.mount;
-  if (from.dentry != m->root() || m == root_mount_ || m->parent() == nullptr || !contains(m.get()))
+  if (!m || from.dentry != m->root() || m == root_mount_ || m->parent() == nullptr || !contains(m.get()))
     return Errno::kInval;
   Path top = at;
   cross_down(top);

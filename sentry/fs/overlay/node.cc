@@ -61,6 +61,9 @@ RefPtr<Inode> OverlayFs::root() { return root_; }
 
 Result<vfs::StatFs> OverlayFs::statfs() {
   vfs::StatFs s = TRY(upper_->statfs());
+  if (s.blocks == 0) {  // no limit above: say something that installers can compare with
+    if (auto below = lower_->statfs()) s = *below;
+  }
   s.type = OVERLAYFS_SUPER_MAGIC;
   s.fsid = dev();
   return s;

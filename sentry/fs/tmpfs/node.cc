@@ -21,7 +21,10 @@ Node::Node(Tmpfs& fs, const NewNode& how) : Inode(fs), usage_(fs.usage()) {
   attr_.atime = attr_.mtime = attr_.ctime = attr_.btime = vfs::time_now();
 }
 
-Node::~Node() { --usage_->inodes; }
+Node::~Node() {
+  (void)charge_xattrs(0);
+  --usage_->inodes;
+}
 
 Result<Attr> Node::attr() { return attr_; }
 
@@ -51,10 +54,21 @@ void Node::touch_atime() {
 
 namespace {
 constexpr size_t kMaxXattrs = 1024;
+constexpr u64 kXattrOverhead = 128;  // of one entry in the sentry's heap
+u64 xattr_cost(std::string_view name, std::string_view value) { return name.size() + value.size() + kXattrOverhead; }
 bool xattr_supported(std::string_view name) {
   return name.starts_with("user.") || name.starts_with("trusted.") || name.starts_with("security.");
 }
 }  // namespace
+
+// Attributes count like data: else they would be a way around the size limit.
+Result<void> Node::charge_xattrs(u64 bytes) {
+  u64 before = (xattr_bytes_ + kPageSize - 1) / kPageSize, after = (bytes + kPageSize - 1) / kPageSize;
+  if (after > before && after - before > usage_->pages_left()) return Errno::kNospc;
+  usage_->pages += after - before;
+  xattr_bytes_ = bytes;
+  return {};
+}
 
 Result<std::string> Node::get_xattr(std::string_view name) {
   if (!xattr_supported(name)) return Errno::kOpnotsupp;
@@ -72,12 +86,11 @@ Result<void> Node::set_xattr(std::string_view name, std::string_view value, u32 
   auto it = xattrs_->find(name);
   if (it != xattrs_->end() && (flags & XATTR_CREATE) != 0) return Errno::kExist;
   if (it == xattrs_->end() && (flags & XATTR_REPLACE) != 0) return Errno::kNodata;
-  if (it != xattrs_->end())
-    it->second = value;
-  else if (xattrs_->size() >= kMaxXattrs)
-    return Errno::kNospc;
-  else
-    xattrs_->emplace(name, value);
+  if (it == xattrs_->end() && xattrs_->size() >= kMaxXattrs) return Errno::kNospc;
+  u64 old = it == xattrs_->end() ? 0 : xattr_cost(name, it->second);
+  TRY(charge_xattrs(xattr_bytes_ - old + xattr_cost(name, value)));
+  if (it == xattrs_->end()) xattrs_->emplace(name, value);
+  if (it != xattrs_->end()) it->second = value;
   touch_ctime();
   return {};
 }
@@ -93,6 +106,7 @@ Result<void> Node::remove_xattr(std::string_view name) {
   if (!xattr_supported(name)) return Errno::kOpnotsupp;
   auto it = xattrs_ ? xattrs_->find(name) : decltype(xattrs_->end()){};
   if (!xattrs_ || it == xattrs_->end()) return Errno::kNodata;
+  (void)charge_xattrs(xattr_bytes_ - xattr_cost(it->first, it->second));
   xattrs_->erase(it);
   touch_ctime();
   return {};

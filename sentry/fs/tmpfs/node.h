@@ -44,7 +44,9 @@ class Node : public vfs::Inode {
 
  private:
   std::shared_ptr<Usage> usage_;  // the instance may be gone before us
+  Result<void> charge_xattrs(u64 bytes);
   std::unique_ptr<std::map<std::string, std::string, std::less<>>> xattrs_;
+  u64 xattr_bytes_ = 0;
 };
 
 class Regular final : public Node {

@@ -32,7 +32,7 @@ class Tmpfs final : public vfs::FileSystem {
   std::string source() const override { return source_; }
   std::string options() const override;
   // MS_REMOUNT: new limits. kInval if more is in use already.
-  Result<void> remount(std::string_view options);
+  Result<void> remount(std::string_view options) override;
 
   const std::shared_ptr<Usage>& usage() const { return usage_; }
   u64 next_ino() { return next_ino_++; }
