@@ -124,18 +124,10 @@ Result<GetAttrReply> Server::handle(const GetAttrRequest& m, Descriptors& with) 
   return reply;
 }
 
-Result<UniqueFd> Server::open_root_file(const Dir& d, u32 flags) {
-  if (!d.mount->file.valid()) return Errno::kInval;
-  bool write = (flags & O_ACCMODE) != O_RDONLY;
-  if (write && !d.mount->file_writable) return Errno::kAcces;
-  if (!options_.self_fd.valid()) {
-    if ((flags & O_TRUNC) != 0 && ftruncate(d.mount->file.get(), 0) != 0) return last_errno();
-    UniqueFd same(fcntl(d.mount->file.get(), F_DUPFD_CLOEXEC, 3));
-    if (!same) return last_errno();
-    return same;
-  }
+Result<UniqueFd> Server::reopen(int number, u32 flags) {
+  if (!options_.self_fd.valid()) return Errno::kOpnotsupp;
   // The descriptor is ours and names a regular file: following it leads nowhere else.
-  std::string name = std::to_string(d.fd);
+  std::string name = std::to_string(number);
   UniqueFd fd(
       openat(options_.self_fd.get(), name.c_str(), static_cast<int>(flags) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!fd) return last_errno();
@@ -146,18 +138,25 @@ Result<OpenReply> Server::handle(const OpenRequest& m, Descriptors& with) {
   constexpr u32 kAllowed = O_ACCMODE | O_TRUNC | O_DIRECT | O_NOATIME | O_SYNC | O_DSYNC | O_LARGEFILE;
   if ((m.flags & ~kAllowed) != 0 || (m.flags & O_ACCMODE) == O_ACCMODE) return Errno::kInval;
   bool change = (m.flags & O_ACCMODE) != O_RDONLY || (m.flags & O_TRUNC) != 0;
-  Dir d = TRY(change ? writable_dir(m.dir) : dir(m.dir));
+  Dir d = TRY(change ? writable_dir(m.target.dir) : dir(m.target.dir));
+  const Leaf& leaf = m.target.leaf;
   UniqueFd fd;
-  if (m.leaf.empty()) {
-    if (d.mount->is_dir) return Errno::kIsdir;
-    fd = TRY(open_root_file(d, m.flags));
+  if (m.target.by_fd) {
+    if (!with.in.valid()) return Errno::kBadf;
+    TRY(check_passed_file(d, with.in.get()));
+    fd = TRY(reopen(with.in.get(), m.flags));
+  } else if (leaf.empty()) {
+    if (!nodes_.is_root(m.target.dir) || d.mount->is_dir) return Errno::kIsdir;
+    if (!d.mount->file.valid()) return Errno::kInval;
+    if ((m.flags & O_ACCMODE) != O_RDONLY && !d.mount->file_writable) return Errno::kAcces;
+    fd = TRY(reopen(d.fd, m.flags));
   } else {
     // Opening a device or a FIFO has effects of its own: look first. Whoever swaps it in between gets O_NONBLOCK.
-    Attr seen = TRY(child_attr(d, m.leaf.c_str()));
+    Attr seen = TRY(child_attr(d, leaf.c_str()));
     if (S_ISDIR(seen.mode)) return Errno::kIsdir;
     if (S_ISLNK(seen.mode)) return Errno::kLoop;
     if (!S_ISREG(seen.mode)) return Errno::kInval;
-    fd = TRY(open_beneath(d.fd, m.leaf.c_str(), m.flags, 0, d.cross()));
+    fd = TRY(open_beneath(d.fd, leaf.c_str(), m.flags, 0, d.cross()));
   }
   OpenReply reply;
   reply.attr = TRY(stat_at(fd.get(), "", nullptr));

@@ -62,7 +62,8 @@ class Server {
   // Checks that `fd` is an open regular file of the mount that `d` is in.
   Result<void> check_passed_file(const Dir& d, int fd);
   Result<void> fill_directory(NodeId id, const Dir& d, bool with_nodes, ReadDirReply& reply);
-  Result<UniqueFd> open_root_file(const Dir& d, u32 flags);
+  // A descriptor we hold, opened again with other flags.
+  Result<UniqueFd> reopen(int number, u32 flags);
 
   std::vector<ServedMount> mounts_;
   Options options_;

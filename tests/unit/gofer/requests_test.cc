@@ -20,8 +20,8 @@ Request at(NodeId dir, const std::string& name) {
 }
 OpenRequest open_of(NodeId dir, const std::string& leaf, u32 flags) {
   OpenRequest m;
-  m.dir = dir;
-  m.leaf = leaf;
+  m.target.dir = dir;
+  m.target.leaf = leaf;
   m.flags = flags;
   return m;
 }

@@ -1,0 +1,262 @@
+#include "sentry/fs/gofer/file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "sentry/fiber/kernel_lock.h"
+
+namespace sbx::fs::gofer {
+namespace {
+
+constexpr size_t kChunk = 256 * 1024;
+// Copying this much into the page cache is no longer short: others may run meanwhile.
+constexpr size_t kLongWrite = 512 * 1024;
+
+// A bounce buffer. Small ones lie on the fiber's stack; big ones are kept for the next user.
+class Bounce {
+ public:
+  explicit Bounce(size_t n) {
+    if (n <= sizeof(small_)) {
+      at_ = small_;
+    } else {
+      auto& pool = free_buffers();
+      if (!pool.empty()) {
+        big_ = std::move(pool.back());
+        pool.pop_back();
+      } else {
+        big_ = std::unique_ptr<char[]>(new char[kChunk]);
+      }
+      at_ = big_.get();
+    }
+  }
+  ~Bounce() {
+    if (big_ && free_buffers().size() < 4) free_buffers().push_back(std::move(big_));
+  }
+  Bounce(const Bounce&) = delete;
+  Bounce& operator=(const Bounce&) = delete;
+  char* data() { return at_; }
+  size_t size() const { return big_ ? kChunk : sizeof(small_); }
+
+ private:
+  static std::vector<std::unique_ptr<char[]>>& free_buffers() {
+    static std::vector<std::unique_ptr<char[]>> pool;
+    return pool;
+  }
+  char small_[8 * 1024];
+  std::unique_ptr<char[]> big_;
+  char* at_;
+};
+
+bool inside_fiber() { return fiber::current() != nullptr; }
+
+}  // namespace
+
+// What is in the host's page cache is read at once; what is not, without the kernel lock.
+Result<size_t> GoferFile::read_some(int fd, void* to, size_t n, u64 offset) {
+  iovec iov{to, n};
+  auto at = static_cast<off64_t>(offset);
+  if (!no_nowait_) {
+    ssize_t got = preadv2(fd, &iov, 1, at, RWF_NOWAIT);
+    if (got > 0) return static_cast<size_t>(got);
+    if (got < 0 && errno == EOPNOTSUPP)
+      no_nowait_ = true;
+    else if (got == 0)
+      return 0;
+    else if (errno != EAGAIN)
+      return last_errno();
+  }
+  ssize_t got = 0;
+  int error = 0;
+  if (inside_fiber() && (!no_nowait_ || n > 64 * 1024)) {
+    fiber::HostBlock block;
+    got = pread64(fd, to, n, at);
+    error = errno;
+  } else {
+    got = pread64(fd, to, n, at);
+    error = errno;
+  }
+  if (got < 0) return static_cast<Errno>(error);
+  return static_cast<size_t>(got);
+}
+
+Result<size_t> GoferFile::read(vfs::Sink& to, u64* offset) {
+  if (offset == nullptr) offset = &position;
+  int fd = TRY(inode_->descriptor(false));
+  size_t wanted = std::min(to.left(), kChunk);
+  if (wanted == 0) return 0;
+  Bounce bounce(to.window(wanted) != nullptr ? 1 : wanted);
+  size_t done = 0;
+  Errno error = Errno::kNone;
+  while (to.left() > 0) {
+    size_t n = std::min(to.left(), kChunk);
+    u8* direct = to.window(n);
+    if (direct == nullptr) n = std::min(n, bounce.size());
+    auto got = read_some(fd, direct != nullptr ? static_cast<void*>(direct) : bounce.data(), n, *offset + done);
+    if (!got) {
+      error = got.error();
+      break;
+    }
+    if (*got == 0) break;
+    size_t stored = *got;
+    if (direct != nullptr) {
+      to.commit(*got);
+    } else {
+      auto put = to.put(bounce.data(), *got);
+      if (!put) {
+        error = put.error();
+        break;
+      }
+      stored = *put;
+    }
+    done += stored;
+    if (stored < *got) break;
+    // A short read is the end of the file, or of what the page cache has: the known size tells without another call.
+    if (*got < n && inode_->ends_by(*offset + done)) break;
+  }
+  if (done == 0 && error != Errno::kNone) return error;
+  *offset += done;
+  return done;
+}
+
+Result<size_t> GoferFile::write_some(int fd, const void* from, size_t n, u64 offset) {
+  int how = 0;
+  if ((flags() & O_APPEND) != 0) how |= RWF_APPEND;
+  if ((flags() & O_SYNC) == O_SYNC)
+    how |= RWF_SYNC;
+  else if ((flags() & O_DSYNC) != 0)
+    how |= RWF_DSYNC;
+  iovec iov{const_cast<void*>(from), n};
+  auto at = static_cast<off64_t>(offset);
+  ssize_t put = 0;
+  int error = 0;
+  bool slow = (how & (RWF_SYNC | RWF_DSYNC)) != 0 || n >= kLongWrite;
+  if (slow && inside_fiber()) {
+    fiber::HostBlock block;
+    put = pwritev2(fd, &iov, 1, at, how);
+    error = errno;
+  } else {
+    put = how != 0 ? pwritev2(fd, &iov, 1, at, how) : pwrite64(fd, from, n, at);
+    error = errno;
+  }
+  if (put < 0) return static_cast<Errno>(error);
+  return static_cast<size_t>(put);
+}
+
+Result<size_t> GoferFile::write(vfs::Source& from, u64* offset) {
+  if (offset == nullptr) offset = &position;
+  int fd = TRY(inode_->descriptor(true));
+  size_t wanted = std::min(from.left(), kChunk);
+  if (wanted == 0) return 0;
+  Bounce bounce(wanted);
+  size_t done = 0;
+  Errno error = Errno::kNone;
+  while (from.left() > 0) {
+    auto got = from.get(bounce.data(), std::min(from.left(), bounce.size()));
+    if (!got) {
+      error = got.error();
+      break;
+    }
+    auto put = write_some(fd, bounce.data(), *got, *offset + done);
+    if (!put) {
+      error = put.error();
+      break;
+    }
+    done += *put;
+    if (*put < *got) break;
+  }
+  if (done == 0 && error != Errno::kNone) return error;
+  inode_->written();
+  *offset += done;
+  if ((flags() & O_APPEND) != 0) {
+    if (auto now = inode_->attr()) *offset = now->size;
+  }
+  return done;
+}
+
+Result<u64> GoferFile::seek(i64 offset, int whence) {
+  if (whence != SEEK_DATA && whence != SEEK_HOLE) return File::seek(offset, whence);
+  int fd = TRY(inode_->descriptor(false));
+  off64_t to = lseek64(fd, offset, whence);
+  if (to < 0) return last_errno();
+  position = static_cast<u64>(to);
+  return position;
+}
+
+Result<void> GoferFile::sync(bool data_only) {
+  int fd = TRY(inode_->descriptor(writable()));
+  int done = 0, error = 0;
+  auto run = [&] {
+    done = data_only ? fdatasync(fd) : fsync(fd);
+    error = errno;
+  };
+  if (inside_fiber()) {
+    fiber::HostBlock block;
+    run();
+  } else {
+    run();
+  }
+  if (done != 0) return static_cast<Errno>(error);
+  return {};
+}
+
+Result<void> GoferFile::allocate(int mode, u64 offset, u64 length) {
+  if (!writable()) return Errno::kBadf;
+  int fd = TRY(inode_->descriptor(true));
+  if (fallocate64(fd, mode, static_cast<off64_t>(offset), static_cast<off64_t>(length)) != 0) return last_errno();
+  inode_->written();
+  return {};
+}
+
+Result<vfs::MapHandle> GoferFile::map_handle(bool shared_write) {
+  vfs::MapHandle handle;
+  if (shared_write) {
+    if (!writable()) return Errno::kAcces;
+    handle.host_fd = TRY(inode_->descriptor(true));
+    inode_->mapped_shared();
+  } else {
+    // Never one that could write: a stub decides by itself how it maps what it holds.
+    handle.host_fd = TRY(inode_->read_only_descriptor());
+  }
+  return handle;
+}
+
+Result<void> GoferDirFile::read_dir(const std::function<bool(const vfs::DirEntry&)>& emit) {
+  if (position == 0 || !listing_) listing_ = TRY(inode_->listing());
+  u64 own = inode_->known().ino;
+  for (;;) {
+    vfs::DirEntry e;
+    e.next = position + 1;
+    if (position < 2) {
+      e.name = position == 0 ? "." : "..";
+      e.ino = own;
+      e.type = DT_DIR;
+      vfs::Dentry* parent = path().dentry->parent();
+      if (position == 1 && parent != nullptr && parent->inode() != nullptr) {
+        if (auto attr = parent->inode()->attr()) e.ino = attr->ino;
+      }
+    } else {
+      u64 index = position - 2;
+      if (index >= listing_->entries.size()) return {};
+      const Listing::Entry& entry = listing_->entries[index];
+      e.name = entry.name;
+      e.ino = entry.ino;
+      e.type = entry.type;
+    }
+    if (!emit(e)) return {};
+    ++position;
+  }
+}
+
+Result<void> GoferDirFile::sync(bool) {
+  wire::SyncRequest m;
+  m.dir = inode_->node();
+  TRY(inode_->gofer_fs().call(m));
+  return {};
+}
+
+}  // namespace sbx::fs::gofer

@@ -1,0 +1,331 @@
+#include "sentry/fs/gofer/inode.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "sentry/fs/gofer/file.h"
+#include "sentry/vfs/special.h"
+
+namespace sbx::fs::gofer {
+namespace {
+
+// How long what the gofer said about a mount that is shared with the host is used without asking again.
+constexpr u64 kSharedTtlNs = 20'000'000;
+
+vfs::Time guest_time(const wire::Timestamp& t) { return {t.seconds, static_cast<u32>(t.nanoseconds)}; }
+wire::Timestamp wire_time(const vfs::Time& t) { return {t.sec, t.nsec}; }
+wire::Timestamp wire_time(const statx_timestamp& t) { return {t.tv_sec, t.tv_nsec}; }
+
+// The attributes that may change, straight from the host by a donated descriptor.
+Result<void> stat_descriptor(int fd, wire::Attr& a) {
+  struct statx sx;
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS, &sx) != 0) return last_errno();
+  a.mode = sx.stx_mode;
+  a.nlink = sx.stx_nlink;
+  a.uid = sx.stx_uid;
+  a.gid = sx.stx_gid;
+  a.size = sx.stx_size;
+  a.blocks = sx.stx_blocks;
+  a.atime = wire_time(sx.stx_atime);
+  a.mtime = wire_time(sx.stx_mtime);
+  a.ctime = wire_time(sx.stx_ctime);
+  return {};
+}
+
+}  // namespace
+
+GoferInode::GoferInode(GoferFs& fs, const wire::Node& node)
+    : Inode(fs), attr_(node.attr), node_(node.dir), link_target_(node.target) {
+  told_at_ = name_told_at_ = fs.exclusive() ? 0 : fiber::now_ns();
+}
+
+GoferInode::~GoferInode() {
+  GoferFs& fs = gofer_fs();
+  drop_entries();
+  if (kept_) fs.drop_descriptor(kept_at_);
+  bool parent_knows = false;
+  for (Link& link : links_) {
+    if (!link.parent->entries_) continue;
+    auto it = link.parent->entries_->by_name.find(link.name);
+    if (it == link.parent->entries_->by_name.end() || it->second.ino != attr_.ino) continue;
+    Entry& e = it->second;
+    e.known = valid_ && !mapped_;
+    e.node.attr = attr_;
+    e.node.dir = node_;
+    e.node.target = link_target_;
+    parent_knows = e.known;
+  }
+  if (node_ != wire::kNoNode && node_ != fs.root_node() && !parent_knows) fs.forget_node(node_);
+  fs.forget_inode(*this);
+}
+
+void GoferInode::update(const wire::Node& node) {
+  attr_ = node.attr;
+  if (node.dir != wire::kNoNode) node_ = node.dir;
+  if (S_ISLNK(attr_.mode)) link_target_ = node.target;
+  valid_ = true;
+  if (!gofer_fs().exclusive()) told_at_ = name_told_at_ = fiber::now_ns();
+}
+
+void GoferInode::set_attributes(const wire::Attr& attr) {
+  attr_ = attr;
+  valid_ = true;
+  if (!gofer_fs().exclusive()) told_at_ = fiber::now_ns();
+}
+
+Result<void> GoferInode::refresh() {
+  if (has_descriptor()) {
+    TRY(stat_descriptor(any_descriptor(), attr_));
+    set_attributes(wire::Attr(attr_));
+    return {};
+  }
+  int fd = -1;
+  auto at = target(&fd);
+  if (!at) {  // removed, and nobody holds a descriptor: nothing can change it any more
+    valid_ = true;
+    return {};
+  }
+  wire::GetAttrRequest m;
+  m.target = std::move(*at);
+  auto reply = gofer_fs().call(m, fd);
+  if (!reply) return reply.error() == Errno::kNoent ? Errno::kStale : reply.error();
+  // The host put something else there.
+  if (reply->attr.ino != attr_.ino || reply->attr.dev != attr_.dev) return Errno::kStale;
+  set_attributes(reply->attr);
+  return {};
+}
+
+Result<vfs::Attr> GoferInode::attr() {
+  bool fresh = valid_ && !mapped_ && (gofer_fs().exclusive() || fiber::now_ns() - told_at_ < kSharedTtlNs);
+  if (!fresh) TRY(refresh());
+  vfs::Attr a;
+  a.dev = gofer_fs().guest_dev(attr_.dev);
+  a.ino = attr_.ino;
+  a.mode = attr_.mode;
+  a.nlink = attr_.nlink;
+  a.uid = attr_.uid;
+  a.gid = attr_.gid;
+  a.rdev = attr_.rdev;
+  a.size = attr_.size;
+  a.blocks = attr_.blocks;
+  a.blksize = static_cast<u32>(attr_.blksize);
+  a.atime = guest_time(attr_.atime);
+  a.mtime = guest_time(attr_.mtime);
+  a.ctime = guest_time(attr_.ctime);
+  a.btime = guest_time(attr_.btime);
+  return a;
+}
+
+// Changed by set_attr only (and by the host, noticed with the next lookup), so always at hand.
+Result<vfs::Owner> GoferInode::owner() { return vfs::Owner{attr_.mode, attr_.uid, attr_.gid}; }
+
+Result<wire::Target> GoferInode::target(int* fd) const {
+  wire::Target t;
+  if (node_ != wire::kNoNode) {
+    t.dir = node_;
+    return t;
+  }
+  if (!links_.empty()) {
+    t.dir = links_.back().parent->node_;
+    t.leaf = links_.back().name;
+    return t;
+  }
+  if (!has_descriptor()) return Errno::kStale;
+  t.dir = gofer_fs().root_node();
+  t.by_fd = true;
+  *fd = any_descriptor();
+  return t;
+}
+
+Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
+  static_assert(u32{wire::AttrChange::kMode} == u32{vfs::SetAttr::kMode} &&
+                u32{wire::AttrChange::kMtimeNow} == u32{vfs::SetAttr::kMtimeNow} &&
+                u32{wire::AttrChange::kSize} == u32{vfs::SetAttr::kSize});
+  u32 mask = change.mask;
+  if ((mask & vfs::SetAttr::kSize) != 0 && read_write_.valid()) {
+    if (change.size > static_cast<u64>(INT64_MAX)) return Errno::kInval;
+    if (ftruncate64(read_write_.get(), static_cast<off64_t>(change.size)) != 0) return last_errno();
+    valid_ = false;
+    mask &= ~u32{vfs::SetAttr::kSize};
+  }
+  if (mask == 0) return {};
+  int fd = -1;
+  wire::SetAttrRequest m;
+  m.target = TRY(target(&fd));
+  m.change.mask = mask;
+  m.change.mode = change.mode;
+  m.change.uid = change.uid;
+  m.change.gid = change.gid;
+  m.change.size = change.size;
+  m.change.atime = wire_time(change.atime);
+  m.change.mtime = wire_time(change.mtime);
+  auto reply = gofer_fs().call(m, fd);
+  if (!reply) {
+    valid_ = false;  // it may have done part of it
+    return reply.error();
+  }
+  set_attributes(reply->attr);
+  return {};
+}
+
+Result<RefPtr<vfs::File>> GoferInode::open(const vfs::Path& path, u32 flags) {
+  switch (type()) {
+    case S_IFDIR: return RefPtr<vfs::File>(make_ref<GoferDirFile>(*this, path, flags));
+    case S_IFREG: {
+      bool write = (flags & O_ACCMODE) != O_RDONLY;
+      TRY(descriptor(write));
+      return RefPtr<vfs::File>(make_ref<GoferFile>(*this, path, flags));
+    }
+    case S_IFLNK: return Errno::kLoop;
+    default: return vfs::open_special(*this, type(), attr_.rdev, path, flags);
+  }
+}
+
+Result<std::string> GoferInode::read_link() {
+  if (type() != S_IFLNK) return Errno::kInval;
+  return link_target_;
+}
+
+// --- descriptors ---
+
+Result<int> GoferInode::open_descriptor(UniqueFd& slot, u32 flags) {
+  int fd = -1;
+  wire::OpenRequest m;
+  m.target = TRY(target(&fd));
+  m.flags = flags;
+  UniqueFd opened;
+  auto reply = TRY(gofer_fs().call(m, fd, &opened));
+  if (!opened) return Errno::kIo;
+  if (reply.attr.ino != attr_.ino || reply.attr.dev != attr_.dev) return Errno::kStale;
+  set_attributes(reply.attr);
+  slot = std::move(opened);
+  settle_kept();
+  return slot.get();
+}
+
+Result<int> GoferInode::descriptor(bool write) {
+  if (read_write_.valid()) return read_write_.get();
+  if (write) return open_descriptor(read_write_, O_RDWR);
+  return read_only_descriptor();
+}
+
+Result<int> GoferInode::read_only_descriptor() {
+  if (read_only_.valid()) return read_only_.get();
+  return open_descriptor(read_only_, O_RDONLY);
+}
+
+// Descriptors that nobody uses are kept for the next open, in a list from which the oldest go.
+void GoferInode::settle_kept() {
+  bool keep = users_ == 0 && has_descriptor() && (!links_.empty() || node_ != wire::kNoNode);
+  if (keep == kept_) return;
+  kept_ = keep;
+  if (keep)
+    kept_at_ = gofer_fs().keep_descriptor(*this);
+  else
+    gofer_fs().drop_descriptor(kept_at_);
+}
+
+void GoferInode::add_user() {
+  ++users_;
+  settle_kept();
+}
+
+void GoferInode::remove_user() {
+  if (--users_ > 0) return;
+  // Open for writing keeps the host from running it (ETXTBSY).
+  if (!gofer_fs().exclusive() && !links_.empty()) {
+    if (!valid_ && read_write_.valid()) (void)refresh();
+    read_write_.reset();
+    mapped_ = false;
+  }
+  settle_kept();
+  gofer_fs().limit_descriptors();
+}
+
+void GoferInode::close_kept() {
+  if (!valid_) (void)refresh();  // while a descriptor is there to ask
+  read_only_.reset();
+  read_write_.reset();
+  mapped_ = false;
+  settle_kept();
+}
+
+// --- names ---
+
+void GoferInode::add_link(GoferInode& parent, std::string_view name) {
+  for (Link& link : links_) {
+    if (link.parent.get() == &parent && link.name == name) return;
+  }
+  // A directory has one name; so does nearly everything else.
+  if (is_dir()) links_.clear();
+  links_.push_back({RefPtr<GoferInode>(&parent), std::string(name)});
+  settle_kept();
+}
+
+void GoferInode::remove_link(GoferInode& parent, std::string_view name) {
+  auto it = std::find_if(links_.begin(), links_.end(),
+                         [&](const Link& link) { return link.parent.get() == &parent && link.name == name; });
+  if (it == links_.end()) return;
+  RefPtr<GoferInode> keep = it->parent;
+  links_.erase(it);
+  settle_kept();
+}
+
+// --- extended attributes ---
+
+Result<std::string> GoferInode::get_xattr(std::string_view name) {
+  int fd = -1;
+  wire::GetXattrRequest m;
+  m.target = TRY(target(&fd));
+  m.name = name;
+  auto reply = TRY(gofer_fs().call(m, fd));
+  return std::move(reply.value);
+}
+
+Result<void> GoferInode::set_xattr(std::string_view name, std::string_view value, u32 flags) {
+  int fd = -1;
+  wire::SetXattrRequest m;
+  m.target = TRY(target(&fd));
+  m.name = name;
+  m.value = value;
+  m.flags = flags;
+  TRY(gofer_fs().call(m, fd));
+  // An ACL changes the mode.
+  if (auto done = refresh(); !done) valid_ = false;
+  return {};
+}
+
+Result<std::vector<std::string>> GoferInode::list_xattr() {
+  int fd = -1;
+  wire::ListXattrRequest m;
+  m.target = TRY(target(&fd));
+  auto reply = TRY(gofer_fs().call(m, fd));
+  return std::move(reply.names);
+}
+
+Result<void> GoferInode::remove_xattr(std::string_view name) {
+  int fd = -1;
+  wire::RemoveXattrRequest m;
+  m.target = TRY(target(&fd));
+  m.name = name;
+  TRY(gofer_fs().call(m, fd));
+  if (auto done = refresh(); !done) valid_ = false;
+  return {};
+}
+
+bool GoferInode::child_still_valid(std::string_view, vfs::Inode* child) {
+  if (gofer_fs().exclusive()) return true;
+  if (child == nullptr) return false;
+  return fiber::now_ns() - static_cast<GoferInode*>(child)->name_told_at_ < kSharedTtlNs;
+}
+
+bool GoferInode::entries_fresh() const {
+  if (!entries_) return false;
+  return gofer_fs().exclusive() || fiber::now_ns() - entries_->read_at < kSharedTtlNs;
+}
+
+}  // namespace sbx::fs::gofer

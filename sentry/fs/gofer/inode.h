@@ -1,0 +1,135 @@
+// Inside fs/gofer: the inode.
+#pragma once
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "sentry/base/unique_fd.h"
+#include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/vfs/file.h"
+
+namespace sbx::fs::gofer {
+
+// The entries of a directory at one moment, as an open directory goes through them.
+struct Listing {
+  struct Entry {
+    std::string name;
+    u64 ino;
+    u8 type;
+  };
+  std::vector<Entry> entries;
+};
+
+class GoferInode final : public vfs::Inode {
+ public:
+  GoferInode(GoferFs& fs, const wire::Node& node);
+
+  Result<vfs::Attr> attr() override;
+  Result<vfs::Owner> owner() override;
+  u32 type() const override { return attr_.mode & S_IFMT; }
+  Result<void> set_attr(const vfs::SetAttr& change) override;
+  Result<RefPtr<vfs::File>> open(const vfs::Path& path, u32 flags) override;
+  Result<std::string> get_xattr(std::string_view name) override;
+  Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags) override;
+  Result<std::vector<std::string>> list_xattr() override;
+  Result<void> remove_xattr(std::string_view name) override;
+
+  Result<RefPtr<vfs::Inode>> lookup(std::string_view name) override;
+  Result<RefPtr<vfs::Inode>> create(std::string_view name, const vfs::NewNode& node) override;
+  Result<void> link(std::string_view name, vfs::Inode& target) override;
+  Result<void> unlink(std::string_view name, vfs::Inode& child) override;
+  Result<void> rmdir(std::string_view name, vfs::Inode& child) override;
+  Result<void> rename(std::string_view old_name, vfs::Inode& child, vfs::Inode& new_dir, std::string_view new_name,
+                      vfs::Inode* replaced, u32 flags) override;
+  Result<RefPtr<vfs::Inode>> tmpfile(const vfs::NewNode& node) override;
+  bool child_still_valid(std::string_view name, vfs::Inode* child) override;
+  Result<std::string> read_link() override;
+
+  // --- for the files made of it ---
+  GoferFs& gofer_fs() const { return static_cast<GoferFs&>(fs()); }
+  // A descriptor for data, owned by the inode; stays open while users() > 0.
+  Result<int> descriptor(bool write);
+  // One that cannot write, whatever else is open: what a stub may map.
+  Result<int> read_only_descriptor();
+  void add_user();
+  void remove_user();
+  // Size and times changed through a descriptor: the next attr() asks it.
+  void written() { valid_ = false; }
+  // As far as known the file is not longer.
+  bool ends_by(u64 offset) const { return valid_ && !mapped_ && attr_.size <= offset; }
+  // The guest maps it shared and writable: from now on each attr() asks.
+  void mapped_shared() { mapped_ = true; }
+  Result<std::shared_ptr<const Listing>> listing();
+  wire::NodeId node() const { return node_; }
+
+  // --- for GoferFs ---
+  const wire::Attr& known() const { return attr_; }
+  // What the gofer just said; refreshes the times of validity.
+  void update(const wire::Node& node);
+  void close_kept();
+  // Forgets the entries it caches.
+  void drop_entries();
+
+ private:
+  friend class GoferFs;
+  struct Entry {
+    wire::Node node;
+    bool known = false;  // else only ino and type below
+    u64 ino = 0;
+    u8 type = 0;
+  };
+  // Entries of a directory: all of them, or none.
+  struct Entries {
+    std::unordered_map<std::string, Entry> by_name;
+    std::shared_ptr<const Listing> listing;
+    u64 read_at = 0;
+    std::list<GoferInode*>::iterator in_fs;
+  };
+  // A name under which the gofer can be asked for it. Directories are asked for by node and keep it for their parent.
+  struct Link {
+    RefPtr<GoferInode> parent;
+    std::string name;
+  };
+
+  ~GoferInode() override;
+  bool is_dir() const { return S_ISDIR(attr_.mode); }
+  bool has_descriptor() const { return read_only_.valid() || read_write_.valid(); }
+  int any_descriptor() const { return read_write_.valid() ? read_write_.get() : read_only_.get(); }
+  Result<void> refresh();
+  void set_attributes(const wire::Attr& attr);
+  // How to name it to the gofer; `fd` is set where a descriptor must go along.
+  Result<wire::Target> target(int* fd) const;
+  Result<int> open_descriptor(UniqueFd& slot, u32 flags);
+  void settle_kept();
+  void add_link(GoferInode& parent, std::string_view name);
+  void remove_link(GoferInode& parent, std::string_view name);
+  // Removed or replaced under that name, by us.
+  void lost_name(GoferInode& parent, std::string_view name);
+  // A directory's own change: entry cache and attributes.
+  void entry_added(std::string_view name, const wire::Node& node);
+  void entry_removed(std::string_view name);
+  Result<RefPtr<GoferInode>> ask(std::string_view name);
+  Result<void> read_entries();
+  bool entries_fresh() const;
+  // Runs a request on this directory again after its node went stale, if it is where it was.
+  template <typename Request>
+  Result<typename Request::Reply> call_dir(Request& m);
+  bool revive();
+
+  wire::Attr attr_;
+  wire::NodeId node_ = wire::kNoNode;  // directories, and a mount's root
+  std::string link_target_;
+  bool valid_ = true;  // attr_ holds what the gofer or a descriptor said last, and nothing happened since
+  bool mapped_ = false;
+  u64 told_at_ = 0;       // when attr_ was told; shared mounts
+  u64 name_told_at_ = 0;  // when the gofer last found it under its name
+  std::vector<Link> links_;
+  UniqueFd read_only_, read_write_;
+  u32 users_ = 0;
+  bool kept_ = false;
+  GoferFs::DescriptorList::iterator kept_at_;
+  std::unique_ptr<Entries> entries_;
+  u32 misses_ = 0;  // lookups that had to ask since the entries were dropped
+};
+
+}  // namespace sbx::fs::gofer
