@@ -45,18 +45,20 @@ Result<RefPtr<GoferFs>> GoferFs::create(std::shared_ptr<wire::Client> client, u3
   fs->devices_[attached.node.attr.dev] = fs->dev();
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) fs->most_kept_ = std::clamp<rlim_t>(limit.rlim_cur / 8, 16, 4096);
-  fs->root_ = fs->intern(attached.node, true);
+  fs->root_ = std::move(attached.node);
   auto stat = fs->statfs();
   if (stat) fs->type_name_ = name_of_type(stat->type);
   return fs;
 }
 
-GoferFs::~GoferFs() {
-  root_.reset();
-  flush_forgotten(1);
-}
+GoferFs::~GoferFs() { flush_forgotten(1); }
 
-RefPtr<vfs::Inode> GoferFs::root() { return root_; }
+RefPtr<vfs::Inode> GoferFs::root() {
+  bool live = find(root_.attr) != nullptr;
+  RefPtr<GoferInode> inode = intern(root_, false);
+  if (!live) inode->written();  // what Attach told may be old
+  return inode;
+}
 
 Result<vfs::StatFs> GoferFs::statfs() {
   wire::StatFsRequest m;

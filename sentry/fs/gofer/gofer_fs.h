@@ -94,7 +94,7 @@ class GoferFs final : public vfs::FileSystem {
   fiber::Timer sweep_{[this] { shrink_descriptors(0); }};  // shared mounts
   std::list<GoferInode*> cached_dirs_;                     // most recently read first
   size_t cached_entries_ = 0;
-  RefPtr<GoferInode> root_;
+  wire::Node root_;  // as attached; its inode is not held: inodes hold the filesystem
 };
 
 }  // namespace sbx::fs::gofer

@@ -39,7 +39,7 @@ Result<void> stat_descriptor(int fd, wire::Attr& a) {
 }  // namespace
 
 GoferInode::GoferInode(GoferFs& fs, const wire::Node& node)
-    : Inode(fs), attr_(node.attr), node_(node.dir), link_target_(node.target) {
+    : Inode(fs), keep_fs_(&fs), attr_(node.attr), node_(node.dir), link_target_(node.target) {
   told_at_ = name_told_at_ = fs.exclusive() ? 0 : fiber::now_ns();
 }
 

@@ -116,6 +116,8 @@ class GoferInode final : public vfs::Inode {
   Result<typename Request::Reply> call_dir(Request& m);
   bool revive();
 
+  // First, so it goes last: the destructor speaks to it, and a dentry may drop the filesystem before its inode.
+  RefPtr<GoferFs> keep_fs_;
   wire::Attr attr_;
   wire::NodeId node_ = wire::kNoNode;  // directories, and a mount's root
   std::string link_target_;

@@ -61,7 +61,7 @@ class GoferTest : public ::testing::Test {
       GoferMount m;
       m.root_fd = i == 2 ? file.get() : i == 1 && copy ? copy.get() : root.get();
       m.read_only = i == 1 && copy.valid();
-      m.exclusive = i == 0;
+      m.exclusive = i == 0 && !shared_rootfs_;
       boot.mounts.push_back(m);
     }
     auto memfd = write_gofer_boot(boot);
@@ -118,6 +118,7 @@ class GoferTest : public ::testing::Test {
   }
 
   std::string top_, tree_;
+  bool shared_rootfs_ = false;
   pid_t child_ = -1;
   std::unique_ptr<Client> client_;
   NodeId roots_[3] = {};
