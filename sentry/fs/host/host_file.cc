@@ -200,16 +200,19 @@ class HostFile final : public vfs::File {
     position = static_cast<u64>(lseek(host_->fd(), 0, SEEK_CUR));
     return static_cast<size_t>(got);
   }
+  // A write at the file's position is one at the host description's, wherever other users of it have moved that (two
+  // descriptors of one log file); others are positioned writes.
   Result<size_t> write_regular(const u8* from, size_t n, u64* offset) {
-    ssize_t done = 0;
-    if (offset != nullptr && offset != &position) {
-      done = pwrite(host_->fd(), from, n, static_cast<off_t>(*offset));
-      if (done > 0) *offset += static_cast<u64>(done);
-    } else {
-      done = ::write(host_->fd(), from, n);
-      position = static_cast<u64>(lseek(host_->fd(), 0, SEEK_CUR));
+    if (offset != nullptr && offset != &position && *offset != position) {
+      ssize_t done = pwrite(host_->fd(), from, n, static_cast<off_t>(*offset));
+      if (done < 0) return last_errno();
+      *offset += static_cast<u64>(done);
+      return static_cast<size_t>(done);
     }
+    ssize_t done = ::write(host_->fd(), from, n);
     if (done < 0) return last_errno();
+    position = static_cast<u64>(lseek(host_->fd(), 0, SEEK_CUR));
+    if (offset != nullptr) *offset = position;
     return static_cast<size_t>(done);
   }
 

@@ -1,0 +1,112 @@
+// AF_UNIX sockets (unix(7)): stream, datagram and sequenced-packet.
+//
+// Messages lie in the receiver's inbox. Sockets know each other by plain pointers with a way back, so that closing one
+// (its destructor) takes it out of all others: a stream's two ends are each other's peer; a datagram socket is in the
+// `followers_` of the one it is connected to, and in the `senders_` of the full one it waits for.
+#pragma once
+#include <deque>
+#include <memory>
+
+#include "sentry/net/socket.h"
+
+namespace sbx::net {
+
+class UnixSocket;
+
+// What the inode of a bound path holds.
+class BoundName final : public RefCounted {
+ public:
+  UnixSocket* socket = nullptr;  // null once it is closed
+};
+
+class UnixSocket final : public Socket {
+ public:
+  UnixSocket(int type, u32 flags);
+  static void make_peers(UnixSocket& a, UnixSocket& b);
+
+  Result<void> bind(const vfs::WalkContext& ctx, u32 umask, std::string_view address) override;
+  Result<void> listen(int backlog) override;
+  Result<RefPtr<Socket>> accept(u32 flags) override;
+  Result<void> connect(const vfs::WalkContext& ctx, std::string_view address) override;
+  Result<size_t> send(const vfs::WalkContext* ctx, SendRequest& request) override;
+  Result<size_t> receive(ReceiveRequest& request) override;
+  Result<void> shutdown(int how) override;
+  Result<std::string> local_address() override;
+  Result<std::string> peer_address() override;
+  Result<void> set_option(int level, int name, std::string_view value) override;
+  Result<std::string> get_option(int level, int name, size_t max) override;
+
+  u32 readiness() override;
+  fiber::WaitQueue* wait_queue() override { return &queue_; }
+  Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
+
+  // Descriptors sent and not yet received, in all sockets. Bounded (kToomanyrefs): a socket sent through itself would
+  // otherwise let a guest keep any number of files that nobody can reach.
+  static size_t files_in_flight;
+
+ private:
+  enum class State : u8 { kFresh, kListening, kConnected };
+  struct Message {
+    std::unique_ptr<u8[]> bytes;
+    size_t length = 0, room = 0, read = 0;
+    std::string sender;
+    std::vector<RefPtr<vfs::File>> files;
+    Identity identity;
+    size_t left() const { return length - read; }
+    // What it counts against the buffer.
+    size_t charge() const { return kMessageOverhead + room; }
+  };
+  static constexpr size_t kMessageOverhead = 256;
+  static constexpr size_t kMaxFilesInFlight = 16384;
+  enum : u32 { kNoReceive = 1, kNoSend = 2 };
+
+  ~UnixSocket() override;
+  bool packets() const { return type() != SOCK_STREAM; }
+  bool datagram() const { return type() == SOCK_DGRAM; }
+  Result<UnixSocket*> find(const vfs::WalkContext& ctx, std::string_view address);
+  Result<void> auto_bind();
+  Result<void> connect_datagram(UnixSocket& target);
+  Result<void> connect_stream(UnixSocket& listener);
+  Result<size_t> send_stream(SendRequest& request);
+  Result<size_t> send_packet(UnixSocket& to, SendRequest& request);
+  Result<size_t> receive_stream(ReceiveRequest& request);
+  Result<size_t> receive_packet(ReceiveRequest& request);
+  Result<size_t> nothing_to_receive();
+  // Room in the inbox for senders whose send buffer is this big.
+  size_t room_for(const UnixSocket& sender) const;
+  bool roomy(const UnixSocket& sender) const { return inbox_charge_ * 4 <= sender.send_buffer_; }
+  void wait_for_room(UnixSocket& receiver);
+  void stop_waiting();
+  void drained();
+  void pop_message();
+  void detach_peer();
+  void peer_closed(bool reset);
+  Errno take_error();
+
+  State state_ = State::kFresh;
+  u32 shut_ = 0;
+  Errno error_ = Errno::kNone;
+  std::string name_;       // sockaddr; empty: not bound
+  std::string peer_name_;  // kept when the peer goes
+  RefPtr<BoundName> bound_;
+  vfs::Path bound_path_;
+
+  std::deque<Message> inbox_;
+  size_t inbox_charge_ = 0, inbox_bytes_ = 0;
+  UnixSocket* peer_ = nullptr;
+  std::vector<UnixSocket*> followers_;
+  std::vector<UnixSocket*> senders_;  // wait until this one has room (in its inbox or its backlog)
+  UnixSocket* waits_for_ = nullptr;
+
+  std::deque<RefPtr<UnixSocket>> backlog_;
+  size_t backlog_max_ = 0;
+  Identity own_identity_, peer_identity_;
+
+  size_t send_buffer_ = 212992, receive_buffer_ = 212992;
+  bool pass_credentials_ = false;
+  u32 plain_options_ = 0;  // SO_* that have a value but no effect here, by number
+  i32 linger_[2] = {0, 0};
+  fiber::WaitQueue queue_;
+};
+
+}  // namespace sbx::net

@@ -1,0 +1,215 @@
+// Sending and receiving on AF_UNIX sockets.
+#include <algorithm>
+
+#include "sentry/net/unix_socket.h"
+
+namespace sbx::net {
+namespace {
+
+constexpr size_t kStreamPiece = 65536;     // one message of a stream holds at most so much
+constexpr size_t kSmallestPiece = 512;     // room for later small writes to join
+constexpr size_t kMaxQueuedPackets = 512;  // net.unix.max_dgram_qlen
+
+Identity sender_identity(const SendRequest& request) {
+  if (request.credentials) return *request.credentials;
+  return caller_identity != nullptr ? caller_identity() : Identity{0, 0, 0};
+}
+
+// Puts n bytes of a message into the sink; the count that went, or kFault.
+Result<size_t> put(vfs::Sink& sink, const u8* from, size_t n) {
+  if (n == 0) return size_t{0};
+  return sink.put(from, n);
+}
+
+}  // namespace
+
+Result<size_t> UnixSocket::send(const vfs::WalkContext* ctx, SendRequest& request) {
+  if (request.flags & MSG_OOB) return Errno::kOpnotsupp;
+  if (error_ != Errno::kNone) return take_error();
+  if (files_in_flight + request.files.size() > kMaxFilesInFlight) return Errno::kToomanyrefs;
+  if (type() == SOCK_STREAM) {
+    if (!request.address.empty()) return state_ == State::kConnected ? Errno::kIsconn : Errno::kOpnotsupp;
+    return send_stream(request);
+  }
+  if (type() == SOCK_SEQPACKET) {
+    if (state_ != State::kConnected) return Errno::kNotconn;
+    if ((shut_ & kNoSend) || peer_ == nullptr || (peer_->shut_ & kNoReceive)) return Errno::kPipe;
+    return send_packet(*peer_, request);
+  }
+  if (shut_ & kNoSend) return Errno::kPipe;
+  if (request.address.empty()) {
+    if (peer_ == nullptr)
+      return std::exchange(state_, State::kFresh) == State::kConnected ? Errno::kConnrefused : Errno::kNotconn;
+    if (peer_->shut_ & kNoReceive) return Errno::kPipe;
+    return send_packet(*peer_, request);
+  }
+  if (ctx == nullptr) return Errno::kInval;
+  UnixSocket* to = TRY(find(*ctx, request.address));
+  if (to->peer_ != nullptr && to->peer_ != this) return Errno::kPerm;
+  if (to->shut_ & kNoReceive) return Errno::kPipe;
+  return send_packet(*to, request);
+}
+
+Result<size_t> UnixSocket::send_packet(UnixSocket& to, SendRequest& request) {
+  size_t n = request.data.left();
+  if (n + 32 > send_buffer_) return Errno::kMsgsize;
+  bool crowded = to.inbox_.size() >= kMaxQueuedPackets || (!to.inbox_.empty() && to.room_for(*this) < n);
+  if (crowded) {
+    wait_for_room(to);
+    return Errno::kAgain;
+  }
+  Message message;
+  message.bytes = std::make_unique_for_overwrite<u8[]>(n);
+  message.room = message.length = n;
+  if (n > 0) {
+    size_t got = TRY(request.data.get(message.bytes.get(), n));
+    if (got < n) return Errno::kFault;
+  }
+  message.sender = name_;
+  message.files = std::move(request.files);
+  files_in_flight += message.files.size();
+  message.identity = sender_identity(request);
+  to.inbox_charge_ += message.charge();
+  to.inbox_bytes_ += n;
+  to.inbox_.push_back(std::move(message));
+  to.queue_.wake_all();
+  return n;
+}
+
+Result<size_t> UnixSocket::send_stream(SendRequest& request) {
+  if (state_ != State::kConnected) return Errno::kNotconn;
+  if ((shut_ & kNoSend) || peer_ == nullptr || (peer_->shut_ & kNoReceive)) return Errno::kPipe;
+  UnixSocket& to = *peer_;
+  Identity from = sender_identity(request);
+  size_t done = 0;
+  while (request.data.left() > 0) {
+    size_t room = to.room_for(*this);
+    if (room <= kMessageOverhead) break;
+    Message* last = to.inbox_.empty() ? nullptr : &to.inbox_.back();
+    bool joins = last != nullptr && request.files.empty() && last->files.empty() && last->identity == from &&
+                 last->room > last->length;
+    size_t piece = std::min(request.data.left(), kStreamPiece);
+    if (joins) {
+      piece = std::min(piece, last->room - last->length);
+    } else {
+      piece = std::min(piece, room - kMessageOverhead);
+      Message fresh;
+      fresh.room = std::max(piece, kSmallestPiece);
+      fresh.bytes = std::make_unique_for_overwrite<u8[]>(fresh.room);
+      fresh.identity = from;
+      to.inbox_charge_ += fresh.charge();
+      to.inbox_.push_back(std::move(fresh));
+      last = &to.inbox_.back();
+    }
+    auto got = request.data.get(last->bytes.get() + last->length, piece);
+    size_t moved = got ? *got : 0;
+    last->length += moved;
+    to.inbox_bytes_ += moved;
+    done += moved;
+    if (last->left() == 0) {
+      to.inbox_charge_ -= last->charge();
+      to.inbox_.pop_back();
+    } else if (!request.files.empty()) {
+      files_in_flight += request.files.size();
+      last->files = std::move(request.files);
+      request.files.clear();
+    }
+    if (moved < piece) {
+      if (done == 0) return got ? Errno::kFault : got.error();
+      break;
+    }
+  }
+  if (done == 0 && request.data.left() > 0) {
+    wait_for_room(to);
+    return Errno::kAgain;
+  }
+  if (request.data.left() > 0) wait_for_room(to);
+  to.queue_.wake_all();
+  return done;
+}
+
+Result<size_t> UnixSocket::nothing_to_receive() {
+  if (error_ != Errno::kNone) return take_error();
+  if (shut_ & kNoReceive) return size_t{0};
+  if (type() == SOCK_STREAM && state_ != State::kConnected) return Errno::kInval;
+  if (type() == SOCK_SEQPACKET && state_ != State::kConnected) return Errno::kNotconn;
+  return Errno::kAgain;
+}
+
+void UnixSocket::pop_message() {
+  inbox_charge_ -= inbox_.front().charge();
+  inbox_bytes_ -= inbox_.front().left();
+  files_in_flight -= inbox_.front().files.size();
+  inbox_.pop_front();
+}
+
+Result<size_t> UnixSocket::receive(ReceiveRequest& request) {
+  if (request.flags & MSG_OOB) return type() == SOCK_STREAM ? Errno::kInval : Errno::kOpnotsupp;
+  if (inbox_.empty()) return nothing_to_receive();
+  auto result = type() == SOCK_STREAM ? receive_stream(request) : receive_packet(request);
+  // Writers are let in again when a good part is free, not for each byte.
+  if (!senders_.empty() && (inbox_.empty() || inbox_charge_ * 4 <= senders_.front()->send_buffer_)) drained();
+  return result;
+}
+
+Result<size_t> UnixSocket::receive_packet(ReceiveRequest& request) {
+  Message& message = inbox_.front();
+  size_t n = std::min(message.length, request.data.left());
+  bool peek = request.flags & MSG_PEEK;
+  auto moved = put(request.data, message.bytes.get(), n);
+  if (!moved) {
+    // A datagram whose reader faults is gone, as in Linux.
+    if (!peek) pop_message();
+    return moved;
+  }
+  size_t whole = message.length;
+  if (n < whole) request.out_flags |= MSG_TRUNC;
+  if (type() == SOCK_SEQPACKET) request.out_flags |= MSG_EOR;
+  request.address = message.sender;
+  if (pass_credentials_) request.credentials = message.identity;
+  if (peek) {
+    request.files = message.files;
+  } else {
+    files_in_flight -= message.files.size();
+    request.files = std::exchange(message.files, {});
+    pop_message();
+  }
+  return request.flags & MSG_TRUNC ? whole : *moved;
+}
+
+Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
+  bool peek = request.flags & MSG_PEEK;
+  size_t done = 0, peeked = 0;
+  bool first = true;
+  if (request.data.left() == 0) return size_t{0};
+  while (request.data.left() > 0 && peeked < inbox_.size()) {
+    Message& message = inbox_[peeked];
+    // One call never mixes senders that can be told apart, and stops at descriptors (unix(7)).
+    if (!first && (!message.files.empty() || (pass_credentials_ && !(message.identity == *request.credentials)))) break;
+    if (pass_credentials_) request.credentials = message.identity;
+    size_t n = std::min(message.left(), request.data.left());
+    auto moved = put(request.data, message.bytes.get() + message.read, n);
+    if (!moved) {
+      if (done == 0) return moved;
+      break;
+    }
+    done += *moved;
+    first = false;
+    bool had_files = !message.files.empty();
+    if (peek) {
+      request.files.insert(request.files.end(), message.files.begin(), message.files.end());
+      ++peeked;
+    } else {
+      files_in_flight -= message.files.size();
+      for (auto& file : message.files) request.files.push_back(std::move(file));
+      message.files.clear();
+      message.read += *moved;
+      inbox_bytes_ -= *moved;
+      if (message.left() == 0) pop_message();
+    }
+    if (*moved < n || had_files) break;
+  }
+  return done;
+}
+
+}  // namespace sbx::net
