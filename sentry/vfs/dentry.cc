@@ -75,6 +75,7 @@ Dentry::Dentry() { ++Cache::get().total; }
 Dentry::~Dentry() {
   --Cache::get().total;
   if (fs_->root_dentry_ == this) fs_->root_dentry_ = nullptr;
+  inode_.reset();  // before fs_, which it may need to say goodbye to
 }
 
 RefPtr<Dentry> Dentry::make_root(RefPtr<FileSystem> fs, RefPtr<Inode> inode, std::string name) {

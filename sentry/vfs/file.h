@@ -140,7 +140,8 @@ class WriteDenial {
   WriteDenial& operator=(const WriteDenial&) = delete;
 
  private:
-  explicit WriteDenial(RefPtr<Inode> inode) : inode_(std::move(inode)) { --inode_->write_count(); }
+  explicit WriteDenial(RefPtr<Inode> inode) : fs_(&inode->fs()), inode_(std::move(inode)) { --inode_->write_count(); }
+  RefPtr<FileSystem> fs_;  // outlives the inode
   RefPtr<Inode> inode_;
 };
 

@@ -19,7 +19,7 @@ constexpr u32 kAlways = IN_IGNORED | IN_UNMOUNT;
 
 }  // namespace
 
-NotifyWatch::NotifyWatch(RefPtr<Inode> inode, u32 m) : mask(m), inode_(std::move(inode)) {
+NotifyWatch::NotifyWatch(RefPtr<Inode> inode, u32 m) : mask(m), fs_(&inode->fs()), inode_(std::move(inode)) {
   if (!inode_->notify_state) inode_->notify_state = std::make_shared<State>();
   state_of(*inode_)->watches.push_back(this);
   ++notify_detail::watches;

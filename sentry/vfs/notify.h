@@ -27,6 +27,7 @@ class NotifyWatch {
   virtual void on_event(u32 events, u32 cookie, std::string_view name) = 0;
 
  private:
+  RefPtr<FileSystem> fs_;  // outlives the inode, whatever is unmounted meanwhile
   RefPtr<Inode> inode_;
 };
 

@@ -1,5 +1,6 @@
 #include <linux/falloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/xattr.h>
 
 #include "tests/unit/vfs/fixture.h"
@@ -112,6 +113,22 @@ TEST_F(TmpfsTest, HeapFileMeetsTheLimit) {
   auto f = open("/f", O_CREAT | O_RDWR);
   EXPECT_EQ(*pwrite(**f, std::string(20'000, 'x'), 0), 8192u);
   EXPECT_EQ(stat("/f").size, 8192u);
+}
+
+TEST_F(TmpfsTest, WorksWithoutDescriptors) {
+  rlimit saved{};
+  getrlimit(RLIMIT_NOFILE, &saved);
+  rlimit none{3, saved.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  auto f = open("/f", O_CREAT | O_RDWR);
+  std::string data(200'000, 'd');
+  EXPECT_EQ(*pwrite(**f, data, 0), data.size());
+  EXPECT_EQ(pread(**f, data.size(), 0), data);
+  EXPECT_ERR((*f)->map_handle(false), kNfile);
+  EXPECT_ERR(truncate(*creds_, **f, 1ull << 40), kNfile);
+  setrlimit(RLIMIT_NOFILE, &saved);
+  EXPECT_OK((*f)->map_handle(false));
+  EXPECT_EQ(pread(**f, data.size(), 0), data);
 }
 
 TEST_F(TmpfsTest, NoInodes) {
