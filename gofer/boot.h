@@ -18,8 +18,8 @@ namespace sbx::gofer {
 // the protocol (Attach).
 struct GoferMount {
   // O_PATH descriptor of the root: a directory, a regular file, a socket, a device node (which is never opened).
-  // Make it with open_tree(OPEN_TREE_CLONE), so that it is a mount of its own: descriptors that come back are told apart
-  // by their mount, and refused (EBADF) if a read-only and a writable entry share one.
+  // Make it with open_tree(OPEN_TREE_CLONE), so that it is a mount of its own: descriptors that come back are told
+  // apart by their mount, and refused (EBADF) if a read-only and a writable entry share one.
   int root_fd = -1;
   // Changes answer EROFS.
   bool read_only = false;
@@ -37,7 +37,8 @@ struct GoferBoot {
   int log_fd = -1;    // -1: no log
   u8 log_format = 0;  // sbx::LogFormat
   u8 log_level = 1;   // sbx::LogLevel
-  // O_PATH descriptor of a /proc in which the sandbox's host processes are visible by the pids the sentry knows, or -1.
+  // O_PATH descriptor of a /proc in which the sandbox's host processes are visible by the pids the sentry knows. -1:
+  // the gofer makes one of its own pid namespace, if it may.
   int proc_fd = -1;
   // Most descriptors of directories kept open; 0: half of RLIMIT_NOFILE, which is raised to its hard limit first.
   u32 directory_fds = 0;

@@ -1,6 +1,7 @@
 #include "gofer/main.h"
 
 #include <fcntl.h>
+#include <linux/mount.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -38,6 +39,15 @@ void close_all_but(std::vector<int> kept) {
   (void)syscall(SYS_close_range, from, ~0u, 0);
 }
 
+// A /proc of our own pid namespace, mounted nowhere; -1 where the caller may not make one.
+UniqueFd own_proc() {
+  UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC)));
+  if (!context || syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return UniqueFd();
+  constexpr unsigned kAttributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+  return UniqueFd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, kAttributes)));
+}
+
 u32 raise_descriptor_limit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
@@ -57,7 +67,7 @@ HostResult<void> run(int memfd) {
 
   Server::Options options;
   options.open_limit = boot.directory_fds != 0 ? boot.directory_fds : limit / 2;
-  options.proc = UniqueFd(keep(boot.proc_fd));
+  options.proc = boot.proc_fd >= 0 ? UniqueFd(keep(boot.proc_fd)) : UniqueFd(keep(own_proc().get()));
   options.self_fd = UniqueFd(keep(open_self_fd().get()));
   if (!options.self_fd)
     LOG_WARNING("gofer: no /proc/self/fd: changes of mode, xattrs and socket files will be refused");

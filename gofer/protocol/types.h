@@ -95,6 +95,8 @@ struct FsStat {
 
 // Files of /proc/PID that HostProc may read.
 enum class ProcKind : u32 { kMaps, kSmaps, kSmapsRollup, kStatm, kStat, kStatus, kIo, kCount };
+constexpr const char* kProcNames[] = {"maps", "smaps", "smaps_rollup", "statm", "stat", "status", "io"};
+static_assert(sizeof(kProcNames) / sizeof(kProcNames[0]) == static_cast<u32>(ProcKind::kCount));
 
 using Bytes = std::string;
 using Names = std::vector<Name>;

@@ -211,11 +211,9 @@ Result<SyncReply> Server::handle(const SyncRequest& m, Descriptors&) {
 }
 
 Result<HostProcReply> Server::handle(const HostProcRequest& m, Descriptors&) {
-  static constexpr const char* kNames[] = {"maps", "smaps", "smaps_rollup", "statm", "stat", "status", "io"};
-  static_assert(std::size(kNames) == static_cast<size_t>(ProcKind::kCount));
   if (!options_.proc.valid()) return Errno::kOpnotsupp;
-  if (m.kind >= std::size(kNames) || m.pid == 0) return Errno::kInval;
-  std::string path = std::to_string(m.pid) + "/" + kNames[m.kind];
+  if (m.kind >= std::size(kProcNames) || m.pid == 0) return Errno::kInval;
+  std::string path = std::to_string(m.pid) + "/" + kProcNames[m.kind];
   UniqueFd fd(openat(options_.proc.get(), path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return last_errno();
   HostProcReply reply;

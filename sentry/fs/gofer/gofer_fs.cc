@@ -154,4 +154,16 @@ void GoferFs::flush_forgotten(size_t least) {
   (void)client_->call(m);
 }
 
+Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view kind) {
+  for (u32 i = 0; i < static_cast<u32>(wire::ProcKind::kCount); ++i) {
+    if (kind != wire::kProcNames[i]) continue;
+    wire::HostProcRequest m;
+    m.pid = static_cast<u32>(pid);
+    m.kind = i;
+    auto reply = TRY(client.call(m));
+    return std::move(reply.text);
+  }
+  return Errno::kInval;
+}
+
 }  // namespace sbx::fs::gofer

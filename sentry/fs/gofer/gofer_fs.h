@@ -97,4 +97,8 @@ class GoferFs final : public vfs::FileSystem {
   wire::Node root_;  // as attached; its inode is not held: inodes hold the filesystem
 };
 
+// The text of a file of /proc/PID of a host process of the sandbox, through the gofer: "maps", "smaps", "smaps_rollup",
+// "statm", "stat", "status", "io". pid: in the sandbox's own pid namespace. kInval: another name.
+Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view kind);
+
 }  // namespace sbx::fs::gofer
