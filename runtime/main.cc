@@ -63,6 +63,7 @@ HostResult<void> open_log(Globals& g) {
     fd = log.release();
   } else {
     fd = ::fcntl(2, F_DUPFD_CLOEXEC, 3);
+    g.settings.log_is_stderr = true;
   }
   g.settings.log_fd = fd;
   g.settings.log_format = static_cast<u8>(format);

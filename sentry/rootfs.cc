@@ -6,8 +6,6 @@
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/proc/host_facts.h"
-#include "sentry/fs/proc/proc.h"
-#include "sentry/fs/sys/sys.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/task/fd_table.h"
 #include "sentry/vfs/file_locks.h"
@@ -37,7 +35,6 @@ void fill_host_facts(const control::BootConfig& config) {
   facts.cpu_period_us = config.limits.cpu_period_us;
   facts.cpu_shares = config.limits.cpu_shares;
   if (!config.limits.cpuset_cpus.empty()) facts.cpus = fs::proc::parse_cpu_list(config.limits.cpuset_cpus);
-  facts.cpuinfo = config.host_cpuinfo;
   facts.cgroup_path = config.cgroup_path;
   facts.cgroup_namespace = config.namespaces.own_cgroup;
   fs::proc::complete_host_facts();
@@ -45,7 +42,7 @@ void fill_host_facts(const control::BootConfig& config) {
 
 }  // namespace
 
-void register_filesystems(const control::BootConfig& config, std::shared_ptr<gofer::Client> gofer) {
+void register_filesystems(const control::BootConfig& config, [[maybe_unused]] std::shared_ptr<gofer::Client> gofer) {
   fill_host_facts(config);
   using std::string_view;
   vfs::register_fs_type({"tmpfs", [](string_view, string_view data) { return make_tmpfs(data, "tmpfs", "tmpfs"); }});
@@ -57,15 +54,12 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
                            fs::devpts::Options options = TRY(fs::devpts::parse_options(data));
                            return RefPtr<vfs::FileSystem>(make_ref<fs::devpts::DevptsFs>(options));
                          }});
-  vfs::register_fs_type({"proc", [](string_view, string_view) { return fs::proc::make_proc(); }});
-  vfs::register_fs_type({"sysfs", [](string_view, string_view) { return fs::sys::make_sysfs(); }});
+  vfs::register_fs_type({"proc", [](string_view, string_view) { return make_tmpfs("size=0", "proc", "proc"); }});
+  vfs::register_fs_type({"sysfs", [](string_view, string_view) { return make_tmpfs("size=0", "sysfs", "sysfs"); }});
   fs::pipe::register_fifo();
   fs::dev::register_devices();
   task::FdTable::on_close([](task::FdTable& table, int, vfs::File& file) {
     if (vfs::Inode* inode = file.inode(); inode != nullptr && inode->has_locks()) inode->locks().release_posix(&table);
-  });
-  fs::proc::set_host_proc([gofer](i32 host_pid, const char* kind) -> Result<std::string> {
-    return fs::gofer::host_proc(*gofer, host_pid, kind);
   });
 }
 

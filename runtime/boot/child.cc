@@ -166,12 +166,12 @@ void child_main(const ChildPlan& plan) {
   }
   // What is forked from here on is in the container's cgroup.
   await(plan, 'A');
-  pid_t gofer = ::fork();
-  if (gofer < 0) give_up_errno(plan, "fork");
+  // A mount namespace of its own from the first moment: this one is about to be emptied. It needs /proc and /dev/null to
+  // come up and then empties its own root.
+  auto gofer = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD | CLONE_NEWNS, nullptr, nullptr, nullptr, nullptr));
+  if (gofer < 0) give_up_errno(plan, "making the gofer's process");
   if (gofer == 0) {
     ::setsid();
-    // It needs /proc and /dev/null to come up and then empties its own root.
-    if (::unshare(CLONE_NEWNS) < 0) give_up_errno(plan, "the gofer's mount namespace");
     ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
     inherit(plan, plan.gofer_fds);
     become(plan, kGoferName, plan.gofer_boot_fd);

@@ -183,7 +183,9 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
   request.bundle = options.bundle;
   request.cgroup = cgroup.exists() ? &cgroup : nullptr;
   request.control_fd = control.get();
-  request.log_fd = settings.log_fd;
+  // Whoever reads our standard error until its end must not wait for the container's, unless logs were asked for.
+  bool quiet = settings.log_is_stderr && options.console == Console::kSocket && !settings.debug && !settings.strace;
+  request.log_fd = quiet ? -1 : settings.log_fd;
   request.rootless = settings.rootless;
   request.on_prepared = [&](i32 pid) -> HostResult<void> {
     auto stat = host::process_stat(pid);

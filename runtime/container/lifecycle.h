@@ -22,6 +22,7 @@ struct Settings {
   std::string strace_filter;
   control::OverlayMode overlay = control::OverlayMode::kNone;
   int log_fd = -1;
+  bool log_is_stderr = false;
   u8 log_format = 0;
 };
 

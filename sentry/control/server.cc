@@ -1,5 +1,6 @@
 #include "sentry/control/server.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -288,6 +289,7 @@ HostResult<void> serve_control(Container& container) {
   static auto* watch = new fiber::HostWatch;
   int fd = container.config.control_fd;
   if (fd < 0) return {};
+  if (fcntl(fd, F_SETFL, O_NONBLOCK) != 0) return Failure::from_errno("control socket");
   auto watched = watch->watch(fd, EPOLLIN, [fd](u32) { accept_all(fd); });
   if (!watched) return Failure(watched.error(), "control socket: cannot be watched");
   accept_all(fd);

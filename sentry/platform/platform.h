@@ -33,6 +33,7 @@ struct Fault {
   i32 signo;  // SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP
   i32 code;   // si_code
   u64 addr;   // si_addr
+  bool fatal; // the frame of a SIGSEGV handler could not be built: kill, run no handler
 };
 
 // Native resource use of the thread's process, reported by the stub (getrusage) with exit and on request. Hostile.
@@ -204,7 +205,10 @@ struct PlatformOptions {
   // Called with the template's pid (in the sentry's pid namespace) before any other stub is forked from it: the caller
   // puts it into the guest's cgroup.
   std::function<void(i32 template_pid)> on_template;
-  // uid/gid of the stubs; they must equal the sentry's own after it dropped its identity.
+  // uid/gid of the stubs (~0: keep the caller's); they must equal the sentry's own after it dropped its identity, which
+  // must stay dumpable (PR_SET_DUMPABLE) and have no other threads while create() runs.
+  u32 uid = ~0u;
+  u32 gid = ~0u;
 };
 
 class Platform {

@@ -83,6 +83,12 @@ void PendingSignals::discard(SigSet which) {
   set_ &= ~which;
 }
 
+SigInfo* PendingSignals::of_timer(i32 timer_id) {
+  auto it = std::find_if(queue_.begin(), queue_.end(),
+                         [timer_id](const SigInfo& i) { return i.code == SI_TIMER && !i.raw && i.timer_id == timer_id; });
+  return it != queue_.end() ? &*it : nullptr;
+}
+
 void Actions::reset_for_exec() {
   for (Action& action : of) {
     if (!action.is_ignored()) action = Action{};

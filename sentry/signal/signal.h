@@ -46,6 +46,8 @@ class PendingSignals {
   // Takes the next signal of `wanted`: synchronous faults first, then lowest number (kernel/signal.c dequeue_signal).
   std::optional<SigInfo> take(SigSet wanted);
   void discard(SigSet which);
+  // The queued signal of this POSIX timer, or null: its overrun count grows while it waits. Valid until the next change.
+  SigInfo* of_timer(i32 timer_id);
 
  private:
   static constexpr size_t kMaxQueued = 4096;

@@ -15,8 +15,8 @@ struct Reason {
   u32 event;
   i32 code;
 };
-constexpr Reason kReasons[] = {{POLLIN, POLL_IN}, {POLLOUT, POLL_OUT}, {POLLERR, POLL_ERR}, {POLLPRI, POLL_PRI},
-                               {POLLHUP, POLL_HUP}};
+constexpr Reason kReasons[] = {
+    {POLLIN, POLL_IN}, {POLLOUT, POLL_OUT}, {POLLERR, POLL_ERR}, {POLLPRI, POLL_PRI}, {POLLHUP, POLL_HUP}};
 
 class TaskOwner final : public vfs::AsyncOwner {
  public:

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 
 #include "sentry/base/counters.h"
+#include "sentry/fs/anon/memfd.h"
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/syscalls/async_owner.h"
 #include "sentry/syscalls/handlers.h"
@@ -56,8 +57,8 @@ Result<i64> sys_close_range(Task& task, UInt first, UInt last, Hex flags) {
 
 Result<i64> sys_pipe2(Task& task, OutBuf ends, Hex flags) {
   if (flags.v & ~u64{O_CLOEXEC | O_NONBLOCK | O_DIRECT}) return Errno::kInval;
-  auto pair = TRY(fs::pipe::make_pipe(static_cast<u32>(flags.v & ~u64{O_CLOEXEC}), task.creds->fsuid,
-                                      task.creds->fsgid));
+  auto pair =
+      TRY(fs::pipe::make_pipe(static_cast<u32>(flags.v & ~u64{O_CLOEXEC}), task.creds->fsuid, task.creds->fsgid));
   const bool cloexec = flags.v & O_CLOEXEC;
   i32 fds[2];
   fds[0] = TRY(task.fds->add(std::move(pair.reader), cloexec, task.nofile_limit()));
@@ -221,6 +222,12 @@ Result<i64> fcntl_open_only(Task& task, Fd fd, vfs::File& file, i32 command, u64
       if (command == F_GETPIPE_SZ) return static_cast<i64>(pipe->buffer.capacity());
       return static_cast<i64>(TRY(pipe->resize(static_cast<u32>(arg), task.creds->capable(CAP_SYS_RESOURCE))));
     }
+    case F_ADD_SEALS: {
+      if (!file.writable()) return Errno::kPerm;
+      TRY(fs::anon::add_seals(file, static_cast<u32>(arg)));
+      return 0;
+    }
+    case F_GET_SEALS: return TRY(fs::anon::get_seals(file));
     case F_GETLEASE: return F_UNLCK;
     default: break;
   }

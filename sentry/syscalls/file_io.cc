@@ -150,8 +150,7 @@ Result<i64> sys_preadv2(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULong
 Result<i64> sys_pwritev2(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULong offset, ULong, Hex flags) {
   auto file = TRY(open_for_writing(task, fd));
   At at = TRY(at_offset2(*file, offset));
-  constexpr u64 kAllowed =
-      abi::kRwfHiPri | abi::kRwfDsync | abi::kRwfSync | abi::kRwfNoWait | abi::kRwfAppend;
+  constexpr u64 kAllowed = abi::kRwfHiPri | abi::kRwfDsync | abi::kRwfSync | abi::kRwfNoWait | abi::kRwfAppend;
   TRY(check_rwf(*file, flags.v, kAllowed));
   auto buffers = TRY(UserBuffers::read(task, vecs.addr, count));
   auto done = TRY(do_write(task, *file, buffers, at, flags.v & abi::kRwfAppend));
@@ -205,8 +204,8 @@ Result<i64> sys_ftruncate(Task& task, Fd fd, Off size) {
 Result<i64> sys_fallocate(Task& task, Fd fd, Int mode, Off offset, Off length) {
   auto file = TRY(task.fds->get(fd.n));
   if (offset < 0 || length <= 0) return Errno::kInval;
-  constexpr int kKnown = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE |
-                         FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
+  constexpr int kKnown = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_ZERO_RANGE |
+                         FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
   if (mode & ~kKnown) return Errno::kOpnotsupp;
   if ((mode & FALLOC_FL_PUNCH_HOLE) && (!(mode & FALLOC_FL_KEEP_SIZE) || (mode & FALLOC_FL_ZERO_RANGE))) {
     return Errno::kOpnotsupp;

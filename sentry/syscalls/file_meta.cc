@@ -143,10 +143,14 @@ Result<vfs::SetAttr> to_times(Task& task, u64 addr) {
   for (const abi::TimeSpec& t : {times.a, times.m}) {
     if (t.nsec != UTIME_NOW && t.nsec != UTIME_OMIT && static_cast<u64>(t.nsec) > 999'999'999) return Errno::kInval;
   }
-  if (times.a.nsec == UTIME_NOW) set.mask |= S::kAtime | S::kAtimeNow;
-  else if (times.a.nsec != UTIME_OMIT) set.mask |= S::kAtime;
-  if (times.m.nsec == UTIME_NOW) set.mask |= S::kMtime | S::kMtimeNow;
-  else if (times.m.nsec != UTIME_OMIT) set.mask |= S::kMtime;
+  if (times.a.nsec == UTIME_NOW)
+    set.mask |= S::kAtime | S::kAtimeNow;
+  else if (times.a.nsec != UTIME_OMIT)
+    set.mask |= S::kAtime;
+  if (times.m.nsec == UTIME_NOW)
+    set.mask |= S::kMtime | S::kMtimeNow;
+  else if (times.m.nsec != UTIME_OMIT)
+    set.mask |= S::kMtime;
   set.atime = {times.a.sec, static_cast<u32>(times.a.nsec)};
   set.mtime = {times.m.sec, static_cast<u32>(times.m.nsec)};
   return set;

@@ -14,9 +14,9 @@
 namespace sbx::syscalls {
 namespace {
 
-constexpr u64 kOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC |
-                           O_ASYNC | O_DIRECT | abi::kLargeFile | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC |
-                           O_PATH | O_TMPFILE;
+constexpr u64 kOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC |
+                           O_DSYNC | O_ASYNC | O_DIRECT | abi::kLargeFile | O_DIRECTORY | O_NOFOLLOW | O_NOATIME |
+                           O_CLOEXEC | O_PATH | O_TMPFILE;
 constexpr u64 kPathFlags = O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC;
 constexpr u64 kTmpFile = O_TMPFILE & ~O_DIRECTORY;
 

@@ -1,6 +1,7 @@
 // User and group ids, capabilities, personality (kernel/sys.c, security/commoncap.c).
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <sys/personality.h>
 
 #include <algorithm>
 
@@ -304,12 +305,18 @@ Result<i64> sys_capset(Task& task, InBuf header_ptr, InBuf data) {
   return 0;
 }
 
-Result<i64> sys_personality(Task&, ULong persona) {
+Result<i64> sys_personality(Task& task, ULong persona) {
   constexpr u32 kQuery = 0xffffffff;
-  // Only Linux's own (0) is run; what does not change how programs run here (no address randomisation) is not stored.
-  if (static_cast<u32>(persona) == kQuery || static_cast<u32>(persona) == 0) return 0;
-  STUB("personality", persona);
-  return Errno::kInval;
+  // Linux's own and its 32-bit face (uname), with the flag that debuggers set; others would change how programs run.
+  constexpr u32 kKnown = 0x0040000 | 0x0008;  // ADDR_NO_RANDOMIZE, PER_LINUX32
+  const u32 wanted = static_cast<u32>(persona), old = task.personality;
+  if (wanted == kQuery) return old;
+  if ((wanted & ~kKnown) != 0) {
+    STUB("personality", persona);
+    return Errno::kInval;
+  }
+  task.personality = wanted;
+  return old;
 }
 
 }  // namespace sbx::syscalls

@@ -14,8 +14,8 @@ namespace {
 constexpr u64 kMagicMask = 0xffff0000, kMagic = 0xc0ed0000;  // MS_MGC_VAL, what old programs put in the high half
 constexpr u64 kPropagation = MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE;
 // Flags a mount keeps (the others are the superblock's or commands).
-constexpr u64 kKept = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_SYNCHRONOUS | MS_NOATIME | MS_NODIRATIME |
-                      MS_RELATIME;
+constexpr u64 kKept =
+    MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_SYNCHRONOUS | MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
 
 u64 mount_flags(u64 flags) {
   u64 kept = flags & kKept;
@@ -29,7 +29,8 @@ Result<void> may_mount(const Task& task) {
   return {};
 }
 
-// All mounts are private and nothing propagates: private, slave and unbindable ask for what is so, shared cannot be had.
+// All mounts are private and nothing propagates: private, slave and unbindable ask for what is so, shared cannot be
+// had.
 Result<i64> change_propagation(const vfs::Path& at, u64 flags) {
   const u64 kind = flags & kPropagation;
   if ((flags & ~(kPropagation | MS_REC | MS_SILENT)) || (kind & (kind - 1))) return Errno::kInval;

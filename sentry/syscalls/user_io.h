@@ -69,8 +69,8 @@ class UserSource final : public vfs::Source {
   UserCursor cursor_;
 };
 
-// The partial-transfer rule, here and nowhere else: bytes that moved hide the error that stopped the call. A broken pipe
-// with nothing moved sends SIGPIPE to the caller unless it asked for none.
+// The partial-transfer rule, here and nowhere else: bytes that moved hide the error that stopped the call. A broken
+// pipe with nothing moved sends SIGPIPE to the caller unless it asked for none.
 enum class OnBrokenPipe : u8 { kSignal, kErrorOnly };
 Result<i64> finish_io(Task& task, size_t done, Result<void> error, OnBrokenPipe broken = OnBrokenPipe::kSignal);
 
@@ -86,7 +86,8 @@ class PositionLock {
   fiber::SleepLock* lock_;
 };
 
-// The loops of read(2) and write(2) for any sink and source. `offset` null: the file's own position (streams ignore it).
+// The loops of read(2) and write(2) for any sink and source. `offset` null: the file's own position (streams ignore
+// it).
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset);
 // Writes until the source is empty where the file blocks. Result: bytes moved and why it stopped.
 struct Written {

@@ -82,6 +82,8 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   }
   child->comm = task.comm;
   child->nice = task.nice;
+  child->sched_policy = task.sched_policy;
+  child->personality = task.personality;
   child->thread = kernel().platform->new_thread();
   child->thread->set_signal_mask(task.thread->signal_mask());
 

@@ -46,6 +46,8 @@ class Task {
   i32 tid_in_ns() const { return tid; }
   i32 pid() const { return group->pid; }
   i32 nice = 0;
+  u32 sched_policy = 0;      // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE: shown, not enforced
+  u32 personality = 0;       // personality(2)
   u64 robust_list = 0;
   bool resumed = false;      // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
   bool exited = false;

@@ -1,0 +1,330 @@
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "sentry/base/counters.h"
+#include "sentry/base/log.h"
+#include "sentry/platform/internal.h"
+
+namespace sbx::platform {
+namespace {
+
+COUNTER(entries, "platform.entries", "requests of guest threads to the sentry");
+COUNTER(kicks_sent, "platform.kicks", "host signals sent to make guest threads come in");
+
+constexpr u32 kMaxKickDelayMs = 128;
+constexpr u64 kMs = 1'000'000;
+
+i64 clamp_errno(u64 value) {
+  i64 v = static_cast<i64>(value);
+  return v >= -4095 && v < 0 ? v : -EAGAIN;
+}
+
+}  // namespace
+
+GuestThreadImpl::~GuestThreadImpl() = default;
+
+void GuestThreadImpl::take_host(std::unique_ptr<HostThread> host) {
+  host_ = std::move(host);
+  host_->guest = this;
+}
+
+// ---- entries ----
+
+void GuestThreadImpl::on_request() {
+  const Slot& s = host_->slot();
+  entries.add();
+  // One read of each field: the guest may change them meanwhile.
+  auto kind = static_cast<RequestKind>(__atomic_load_n(reinterpret_cast<const u32*>(&s.kind), __ATOMIC_RELAXED));
+  __atomic_store_n(&host_->slot().kick, 0, __ATOMIC_SEQ_CST);
+  kicked_ = false;
+  if (kick_timer_) kick_timer_->cancel();
+  Entry e{};
+  e.nr = s.nr;
+  for (int i = 0; i < 6; ++i) {
+    e.args[i] = s.args[i];
+    u32 offset = s.in_offset[i], length = s.in_length[i];
+    bool sane = length <= kWindowBytes && offset <= kWindowBytes - length;
+    in_offset_[i] = offset;
+    in_length_[i] = kind == RequestKind::kSyscall && sane ? length : 0;
+  }
+  e.ip = s.ip;
+  e.sp = s.sp;
+  out_count_ = out_used_ = 0;
+  switch (kind) {
+    case RequestKind::kBind: e.kind = EntryKind::kStarted; break;
+    case RequestKind::kSyscall: e.kind = EntryKind::kSyscall; break;
+    case RequestKind::kCloned: e.kind = EntryKind::kCloned; break;
+    case RequestKind::kFault:
+      e.kind = EntryKind::kFault;
+      e.fault = {s.fault_signo, s.fault_code, s.fault_addr, s.fault_fatal != 0};
+      switch (e.fault.signo) {
+        case SIGILL: case SIGTRAP: case SIGBUS: case SIGFPE: case SIGSEGV: break;
+        default: e.fault.signo = SIGSEGV;
+      }
+      break;
+    case RequestKind::kCloneFailed:
+      platform_.child_failed(*host_);
+      entry_ = e;
+      finish(Command::kReturn, clamp_errno(e.args[0]));
+      return;
+    default:
+      e.kind = EntryKind::kSignalCheck;
+      e.interrupted_native = s.interrupted_native != 0;
+      break;
+  }
+  if (kind == RequestKind::kSyscall && (e.nr == SYS_exit || e.nr == SYS_exit_group || e.nr == SYS_getrusage)) {
+    const SlotUsage& u = s.usage;
+    usage_ = {u.utime_us, u.stime_us, u.maxrss_kb, u.minflt, u.majflt, u.nvcsw, u.nivcsw};
+  }
+  host_->process->last_index = host_->index;
+  entry_ = e;
+  entry_ready_ = true;
+  if (fiber_ != nullptr) fiber_->wake();
+}
+
+void GuestThreadImpl::lost() {
+  if (lost_) return;
+  lost_ = true;
+  kicked_ = false;
+  if (kick_timer_) kick_timer_->cancel();
+  if (host_) host_->where = Where::kGone;
+  if (fiber_ != nullptr) fiber_->wake();
+}
+
+Entry GuestThreadImpl::wait_entry() {
+  fiber_ = fiber::current();
+  while (!lost_ && !entry_ready_) {
+    fiber_->set_wait_reason("guest");
+    fiber::park();
+  }
+  fiber_ = nullptr;
+  if (lost_) {
+    Entry e{};
+    e.kind = EntryKind::kLost;
+    return e;
+  }
+  entry_ready_ = false;
+  return entry_;
+}
+
+// ---- resumes ----
+
+void GuestThreadImpl::finish(Command command, i64 ret) {
+  if (lost_ || !host_ || host_->where != Where::kSentry) return;
+  Slot& s = host_->slot();
+  bool returns = command == Command::kReturn || command == Command::kDeliver;
+  if (out_count_ != 0 && !(returns && entry_.kind == EntryKind::kSyscall)) flush_writes();
+  s.ret = ret;
+  s.out_count = out_count_;
+  for (u32 i = 0; i < out_count_; ++i) s.out[i] = out_[i];
+  out_count_ = out_used_ = 0;
+  host_->reply(command);
+}
+
+void GuestThreadImpl::resume(i64 ret) { finish(Command::kReturn, ret); }
+
+void GuestThreadImpl::resume_continue() { finish(Command::kContinue, 0); }
+
+void GuestThreadImpl::resume_signal(i64 ret, bool restart, const SignalDelivery& delivery) {
+  if (lost_ || !host_) return;
+  SlotDelivery& d = host_->slot().delivery;
+  d.signo = delivery.signo;
+  d.restart = restart;
+  memcpy(d.siginfo, delivery.siginfo, sizeof(d.siginfo));
+  d.handler = delivery.handler;
+  d.restorer = delivery.restorer;
+  d.sa_flags = delivery.sa_flags;
+  d.frame_mask = delivery.frame_mask;
+  d.new_mask = delivery.new_mask;
+  if (restart && out_count_ != 0) flush_writes();
+  finish(Command::kDeliver, ret);
+}
+
+void GuestThreadImpl::resume_exit() {
+  if (lost_ || !host_ || host_->where != Where::kSentry) return;
+  platform_.collect_counters(host_->slot());
+  finish(Command::kExit, 0);
+  host_->left = true;
+  host_->where = Where::kGone;
+  platform_.forget(*host_);
+}
+
+void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& child_thread) {
+  auto& child = static_cast<GuestThreadImpl&>(child_thread);
+  auto fail = [&](Errno e) {
+    child.lost();
+    finish(Command::kReturn, -static_cast<i64>(e));
+  };
+  if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) {
+    child.lost();
+    return;
+  }
+  if (platform_.host_threads >= platform_.options.max_threads) return fail(Errno::kAgain);
+  bool fork = request.kind == CloneRequest::Kind::kFork;
+  RefPtr<Process> process = host_->process;
+  u32 index = host_->index;
+  if (fork) {
+    RefPtr<SlotArea> area = SlotArea::make();
+    if (!area) return fail(Errno::kAgain);
+    area->take(index);
+    process = make_ref<Process>(platform_);
+    process->area = area;
+  } else {
+    int slot = process->area->take();
+    if (slot < 0) return fail(Errno::kAgain);
+    index = static_cast<u32>(slot);
+    if (request.kind == CloneRequest::Kind::kVfork) {
+      RefPtr<SlotArea> area = process->area;
+      process = make_ref<Process>(platform_);
+      process->area = area;
+    }
+  }
+  auto host = std::make_unique<HostThread>(platform_, process, index, Role::kGuest);
+  host->parent_area = host_->process->area;
+  host->parent_index = host_->index;
+  host->parent_pid = host_->process->host_pid_;
+  Slot& mine = host_->slot();
+  Slot& fresh = host->slot();
+  fresh.sigmask = mine.sigmask;
+  fresh.brk_start = mine.brk_start;
+  fresh.brk_end = mine.brk_end;
+  fresh.altstack_flags = 2;
+  if (request.kind != CloneRequest::Kind::kThread) {
+    fresh.altstack_sp = mine.altstack_sp;
+    fresh.altstack_size = mine.altstack_size;
+    fresh.altstack_flags = mine.altstack_flags;
+  }
+  u64 cookie = host->cookie;
+  child.take_host(std::move(host));
+  child.mask_ = mine.sigmask;
+  child.send_identity();
+  SlotClone& c = mine.clone;
+  c.fd = -1;
+  if (fork) {
+    int fd = -ENOENT;
+    // The stub may have been interrupted in its doorbell; it rings again at once.
+    for (int tries = 0; tries < 1000; ++tries) {
+      fd = platform_.add_fd(host_->notif, process->area->memfd());
+      if (fd != -ENOENT || lost_ || host_->process->dead) break;
+      fiber::park_until(fiber::now_ns() + kMs);
+    }
+    if (fd < 0) {
+      child.host_.reset();
+      return fail(Errno::kAgain);
+    }
+    c.fd = fd;
+  }
+  c.kind = fork ? CloneKind::kFork
+                : (request.kind == CloneRequest::Kind::kVfork ? CloneKind::kVfork : CloneKind::kThread);
+  c.index = index;
+  c.cookie = cookie;
+  c.child_sp = request.child_sp;
+  c.set_tls = request.set_tls;
+  c.tls = request.tls;
+  c.parent_tid_ptr = request.parent_tid_ptr;
+  c.child_tid_ptr = request.child_tid_ptr;
+  c.clear_tid_ptr = request.clear_tid_ptr;
+  c.guest_tid = request.guest_tid;
+  c.child_tid_value = request.child_tid_value;
+  mine.native_child_tid = 0;
+  finish(Command::kClone, 0);
+}
+
+void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
+  if (lost_ || !host_) return;
+  int fd = -1;
+  if (request.source.fd >= 0) {
+    fd = -ENOENT;
+    for (int tries = 0; tries < 1000; ++tries) {
+      fd = platform_.add_fd(host_->notif, request.source.fd);
+      if (fd != -ENOENT || lost_ || host_->process->dead) break;
+      fiber::park_until(fiber::now_ns() + kMs);
+    }
+    if (lost_) return;
+    if (fd < 0) {
+      finish(Command::kReturn, fd);
+      return;
+    }
+  }
+  auto& op = *reinterpret_cast<MapOp*>(host_->window());
+  op = {};
+  op.addr = request.addr;
+  op.length = request.length;
+  op.prot = request.prot;
+  op.flags = request.flags;
+  op.offset = request.source.offset;
+  op.fd = fd;
+  op.close_fd = fd >= 0;
+  finish(Command::kMmap, 0);
+}
+
+void GuestThreadImpl::kill_host_process() {
+  if (!host_) {
+    lost();
+    return;
+  }
+  RefPtr<Process> process = host_->process;
+  platform_.bury(*process);
+}
+
+// ---- signals ----
+
+void GuestThreadImpl::kick() {
+  if (!host_ || lost_ || kicked_ || host_->where != Where::kNative) return;
+  kicked_ = true;
+  kick_tries_ = 0;
+  __atomic_store_n(&host_->slot().kick, 1, __ATOMIC_SEQ_CST);
+  rekick();
+}
+
+void GuestThreadImpl::rekick() {
+  if (!kicked_ || !host_ || host_->where != Where::kNative) return;
+  kicks_sent.add();
+  // The flag may have been cleared by hostile or racing guest code.
+  __atomic_store_n(&host_->slot().kick, 1, __ATOMIC_SEQ_CST);
+  if (syscall(SYS_tgkill, host_->process->host_pid_, host_->tid, kKickSignal) != 0 && errno == ESRCH) {
+    lost();
+    return;
+  }
+  if (!kick_timer_) kick_timer_ = std::make_unique<fiber::Timer>([this] { rekick(); });
+  u64 delay = std::min<u64>(1ull << std::min<u32>(kick_tries_++, 7), kMaxKickDelayMs);
+  kick_timer_->arm(fiber::now_ns() + delay * kMs);
+}
+
+bool GuestThreadImpl::in_sentry() const { return !host_ || host_->where == Where::kSentry; }
+
+void GuestThreadImpl::set_pending(u64 pending_set) {
+  pending_ = pending_set;
+  if (host_) __atomic_store_n(&host_->slot().pending, pending_set, __ATOMIC_SEQ_CST);
+}
+
+u64 GuestThreadImpl::signal_mask() const {
+  return host_ ? __atomic_load_n(&host_->slot().sigmask, __ATOMIC_SEQ_CST) : mask_;
+}
+
+void GuestThreadImpl::set_signal_mask(u64 mask) {
+  mask_ = mask;
+  if (host_) __atomic_store_n(&host_->slot().sigmask, mask, __ATOMIC_SEQ_CST);
+}
+
+void GuestThreadImpl::set_identity(const Identity& id) {
+  identity_ = id;
+  send_identity();
+}
+
+void GuestThreadImpl::send_identity() {
+  if (!host_) return;
+  SlotIdentity& s = host_->slot().identity;
+  s = {identity_.pid, identity_.tid, identity_.ppid, identity_.uid, identity_.euid, identity_.gid, identity_.egid};
+}
+
+RefPtr<AddressSpace> GuestThreadImpl::address_space() const {
+  return host_ ? RefPtr<AddressSpace>(host_->process) : nullptr;
+}
+
+StubUsage GuestThreadImpl::usage() const { return usage_; }
+
+}  // namespace sbx::platform

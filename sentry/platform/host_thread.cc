@@ -1,0 +1,112 @@
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "sentry/base/counters.h"
+#include "sentry/base/log.h"
+#include "sentry/platform/internal.h"
+
+#include <cstring>
+
+namespace sbx::platform {
+
+// ---- slots ----
+
+RefPtr<SlotArea> SlotArea::make() {
+  auto area = make_ref<SlotArea>();
+  area->memfd_.reset(memfd_create("slots", MFD_CLOEXEC));
+  if (!area->memfd_ || ftruncate(area->memfd_.get(), kSlotsBytes) != 0) return nullptr;
+  void* base = mmap(nullptr, kSlotsBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, area->memfd_.get(), 0);
+  if (base == MAP_FAILED) return nullptr;
+  area->base_ = static_cast<u8*>(base);
+  return area;
+}
+
+SlotArea::~SlotArea() {
+  if (base_ != nullptr) munmap(base_, kSlotsBytes);
+}
+
+int SlotArea::take() {
+  // Left slots first, oldest first: their pages exist already.
+  if (!used_.empty() && __atomic_load_n(&slot(used_.front()).state, __ATOMIC_ACQUIRE) == kStateGone) {
+    u32 index = used_.front();
+    used_.pop_front();
+    return static_cast<int>(index);
+  }
+  if (next_ < kMaxSlots) return static_cast<int>(next_++);
+  for (auto it = used_.begin(); it != used_.end(); ++it) {
+    if (__atomic_load_n(&slot(*it).state, __ATOMIC_ACQUIRE) != kStateGone) continue;
+    u32 index = *it;
+    used_.erase(it);
+    return static_cast<int>(index);
+  }
+  return -1;
+}
+
+// ---- host processes ----
+
+Process::~Process() {
+  kill();
+  if (host_pid_ != 0) {
+    auto it = platform.by_pid.find(host_pid_);
+    if (it != platform.by_pid.end() && it->second == this) platform.by_pid.erase(it);
+  }
+}
+
+void Process::kill() {
+  if (dead) return;
+  dead = true;
+  if (host_pid_ != 0 && !reaped && ::kill(host_pid_, SIGKILL) != 0 && errno != ESRCH) {
+    LOG_WARNING("killing host process %d: %s", host_pid_, errno_text(last_errno()));
+  }
+}
+
+u64 Process::brk_start() const { return area->slot(last_index).brk_start; }
+u64 Process::brk_end() const { return area->slot(last_index).brk_end; }
+
+// ---- host threads ----
+
+HostThread::HostThread(PlatformImpl& platform, RefPtr<Process> owner, u32 index, Role role)
+    : platform(platform), process(std::move(owner)), index(index), role(role), cookie(platform.random_cookie()) {
+  Slot& s = slot();
+  // A reused slot still holds its last thread's values.
+  memset(static_cast<void*>(&s), 0, sizeof(s));
+  s.cookie = cookie;
+  s.patch_off = !platform.options.patch;
+  s.report_all = platform.options.report_all_syscalls;
+  platform.by_cookie[cookie] = this;
+  process->threads.push_back(this);
+  ++platform.host_threads;
+}
+
+HostThread::~HostThread() {
+  platform.forget(*this);
+  std::erase(process->threads, this);
+  if (left) process->area->give_back(index);
+  --platform.host_threads;
+}
+
+void HostThread::reply(Command command) {
+  Slot& s = slot();
+  s.command = command;
+  where = Where::kNative;
+  __atomic_store_n(&s.state, kStateReply, __ATOMIC_SEQ_CST);
+  if (notif != 0) {
+    u64 id = notif;
+    notif = 0;
+    platform.answer(id);
+  }
+}
+
+u64 PlatformImpl::random_cookie() {
+  u64 value = 0;
+  while (value == 0) {
+    if (getrandom(&value, sizeof(value), 0) != sizeof(value)) PANIC("getrandom failed");
+  }
+  return value;
+}
+
+}  // namespace sbx::platform

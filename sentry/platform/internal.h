@@ -1,0 +1,233 @@
+// Inside the platform room: the sentry's side of stub threads. Kernel lock for everything.
+#pragma once
+#include <sys/uio.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "sentry/base/unique_fd.h"
+#include "sentry/fiber/fiber.h"
+#include "sentry/platform/layout.h"
+#include "sentry/platform/platform.h"
+
+namespace sbx::platform {
+
+class PlatformImpl;
+class GuestThreadImpl;
+
+// The shared slots of one guest memory: a memfd mapped here and, at kSlotsBase, in the stub processes.
+class SlotArea : public RefCounted {
+ public:
+  static RefPtr<SlotArea> make();
+  ~SlotArea() override;
+  int memfd() const { return memfd_.get(); }
+  Slot& slot(u32 index) const { return *reinterpret_cast<Slot*>(base_ + index * kSlotBytes); }
+  u8* window(u32 index) const { return base_ + index * kSlotBytes + kSlotHeaderBytes; }
+  // A slot whose stack nobody uses any more; -1 if all are taken.
+  int take();
+  void take(u32 index) { next_ = next_ <= index ? index + 1 : next_; }
+  void give_back(u32 index) { used_.push_back(index); }
+
+ private:
+  UniqueFd memfd_;
+  u8* base_ = nullptr;
+  u32 next_ = 0;
+  std::deque<u32> used_;  // left; free once the stub marked them gone
+};
+
+// One host process.
+class Process : public AddressSpace {
+ public:
+  explicit Process(PlatformImpl& platform) : platform(platform) {}
+  ~Process() override;
+  i32 host_pid() const override { return host_pid_; }
+  void kill() override;
+  u64 brk_start() const override;
+  u64 brk_end() const override;
+
+  PlatformImpl& platform;
+  RefPtr<SlotArea> area;
+  i32 host_pid_ = 0;
+  bool dead = false;         // killed or reaped: no thread of it will ever answer
+  bool reaped = false;
+  u32 last_index = 0;        // slot whose break mirror is looked at
+  std::vector<struct HostThread*> threads;
+};
+
+enum class Where : u8 {
+  kUnbound,  // not yet heard of
+  kNative,   // runs guest code or a native call
+  kSentry,   // waits for our reply
+  kGone,
+};
+enum class Role : u8 { kGuest, kTemplate, kZygote };
+
+struct HostThread {
+  HostThread(PlatformImpl& platform, RefPtr<Process> process, u32 index, Role role);
+  ~HostThread();
+  HostThread(const HostThread&) = delete;
+  HostThread& operator=(const HostThread&) = delete;
+
+  Slot& slot() const { return process->area->slot(index); }
+  u8* window() const { return process->area->window(index); }
+  // Publishes the reply in the slot and wakes the stub if it sleeps in a doorbell.
+  void reply(Command command);
+
+  PlatformImpl& platform;
+  RefPtr<Process> process;
+  u32 index;
+  Role role;
+  Where where = Where::kUnbound;
+  i32 tid = 0;
+  u64 cookie = 0;
+  u64 notif = 0;  // 0: none, the stub spins
+  GuestThreadImpl* guest = nullptr;
+  // While unbound: where the native clone leaves the child's tid, and the host process that clones.
+  RefPtr<SlotArea> parent_area;
+  u32 parent_index = 0;
+  i32 parent_pid = 0;
+  bool left = false;  // told to end: the slot comes free once the stub marks it
+  // Zygotes: who waits for the image.
+  fiber::Fiber* waiter = nullptr;
+  bool answered = false;
+};
+
+class GuestThreadImpl final : public GuestThread {
+ public:
+  explicit GuestThreadImpl(PlatformImpl& platform) : platform_(platform) {}
+  ~GuestThreadImpl() override;
+
+  Entry wait_entry() override;
+  void resume(i64 ret) override;
+  void resume_continue() override;
+  void resume_signal(i64 ret, bool restart, const SignalDelivery& delivery) override;
+  void resume_clone(const CloneRequest& request, GuestThread& child) override;
+  void resume_exit() override;
+  void resume_mmap(const MmapRequest& request) override;
+  Result<void> exec(const ExecImage& image) override;
+  void kill_host_process() override;
+  Result<void> read(u64 addr, void* to, size_t n) override;
+  Result<void> write(u64 addr, const void* from, size_t n) override;
+  Result<size_t> read_some(u64 addr, void* to, size_t n) override;
+  Result<size_t> write_some(u64 addr, const void* from, size_t n) override;
+  Result<std::string> read_string(u64 addr, size_t max) override;
+  void kick() override;
+  bool in_sentry() const override;
+  void set_pending(u64 pending_set) override;
+  u64 signal_mask() const override;
+  void set_signal_mask(u64 mask) override;
+  void set_identity(const Identity& id) override;
+  i32 host_tid() const override { return host_ ? host_->tid : 0; }
+  RefPtr<AddressSpace> address_space() const override;
+  StubUsage usage() const override;
+  u64 last_ip() const override { return entry_.ip; }
+  u64 last_sp() const override { return entry_.sp; }
+
+  // From the receiver: a request of the host thread.
+  void on_request();
+  void lost();
+  void take_host(std::unique_ptr<HostThread> host);
+  HostThread* host() { return host_.get(); }
+
+ private:
+  friend class PlatformImpl;
+  void finish(Command command, i64 ret);
+  void rekick();
+  // Flushes what write() left in the window, for readers of the same memory.
+  void flush_writes();
+  const u8* copied(u64 addr, size_t n) const;
+  void send_identity();
+
+  PlatformImpl& platform_;
+  std::unique_ptr<HostThread> host_;
+  Entry entry_{};
+  bool entry_ready_ = false;
+  bool lost_ = false;
+  fiber::Fiber* fiber_ = nullptr;
+  // The window's part of the running request, checked once.
+  u32 in_offset_[6]{}, in_length_[6]{};
+  u32 out_used_ = 0, out_count_ = 0;
+  CopyOp out_[kMaxCopyOut]{};
+  Identity identity_{};
+  u64 mask_ = 0, pending_ = 0;
+  StubUsage usage_{};
+  std::unique_ptr<fiber::Timer> kick_timer_;
+  u32 kick_tries_ = 0;
+  bool kicked_ = false;
+};
+
+class PlatformImpl final : public Platform {
+ public:
+  explicit PlatformImpl(const PlatformOptions& options) : options(options) {}
+  ~PlatformImpl() override;
+  HostResult<void> start();
+
+  std::unique_ptr<GuestThread> new_thread() override { return std::make_unique<GuestThreadImpl>(*this); }
+  void run() override;
+  void stop() override;
+  void host_child_exited(i32 pid, i32 wait_status) override;
+  std::string debug_state() const override;
+
+  // Answers the notification (0 in rax); false if the stub left its doorbell: it will ring again.
+  bool answer(u64 notif);
+  // A descriptor of ours in the table of the stub that waits in `notif`; -errno.
+  int add_fd(u64 notif, int fd);
+  u64 random_cookie();
+  void collect_counters(Slot& slot);
+  void forget(HostThread& thread);
+  void bury(Process& process);
+  // Parks until a clean stub is there.
+  Result<std::unique_ptr<HostThread>> take_zygote();
+  void return_zygote(std::unique_ptr<HostThread> zygote);
+  void want_zygotes();
+  void child_failed(HostThread& parent);
+  // Records host thread `tid` (and host process, if it is a new one) for an unbound thread.
+  void bind(HostThread& thread, i32 tid);
+
+  const PlatformOptions options;
+  std::unordered_map<i32, HostThread*> by_tid;
+  std::unordered_map<u64, HostThread*> by_cookie;  // unbound
+  std::unordered_map<i32, Process*> by_pid;
+  u32 host_threads = 0;
+
+ private:
+  struct Notification {
+    u64 id;
+    i32 pid;
+    u64 kind, cookie;
+  };
+  bool receive(Notification& out);
+  void handle(const Notification& n);
+  void dispatch(HostThread& thread);
+  void on_zygote_request(HostThread& thread, RequestKind kind);
+  void on_template_request(RequestKind kind);
+  void host_block(bool entering);
+  HostResult<void> make_template();
+
+  UniqueFd listener_;
+  std::unique_ptr<HostThread> template_;
+  bool template_ready_ = false;
+  std::deque<std::unique_ptr<HostThread>> zygotes_;  // ready
+  std::unique_ptr<HostThread> making_;               // unbound zygote
+  fiber::WaitQueue zygote_queue_;
+  u32 zygotes_failed_ = 0;
+  std::atomic<bool> stopping_{false};
+
+  // One worker receives; the others wait for their turn.
+  void work();
+  std::mutex turn_lock_;
+  std::condition_variable turn_;
+  bool turn_taken_ = false;
+  u32 spares_ = 0;
+  u32 working_ = 0;
+  std::vector<std::thread> threads_;
+  std::vector<pthread_t> handles_;
+};
+
+}  // namespace sbx::platform

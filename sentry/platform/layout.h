@@ -1,0 +1,179 @@
+// What the sentry and the stub agree on: where the stub's areas lie, and the shape of a slot. Compiled into both, so
+// freestanding. Every field of a slot can be written by hostile guest code at any time.
+#pragma once
+#include "sentry/base/types.h"
+
+namespace sbx::platform {
+
+constexpr u64 kSlotsBase = 0x68000000;
+constexpr u64 kSlotBytes = 64 * 1024;
+constexpr u64 kSlotHeaderBytes = 4096;
+constexpr u64 kWindowBytes = kSlotBytes - kSlotHeaderBytes;
+constexpr u32 kMaxSlots = 2048;
+// Arguments are copied into the first part of a window, results into the rest.
+constexpr u64 kCopyInBytes = 32 * 1024;
+constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
+
+constexpr u64 kStubBase = 0x70000000;
+constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most this long
+constexpr u64 kStubData = 0x70040000;
+constexpr u64 kStubDataBytes = 0x10000;
+
+constexpr u64 kStacksBase = 0x71000000;
+constexpr u64 kStackBytes = 32 * 1024;
+constexpr u64 kStacksBytes = kStackBytes * kMaxSlots;
+constexpr u64 kPrivateBytes = 512;  // the thread's private area at the top of its stack
+
+// Nothing of the guest may be mapped in [kReservedBegin, kReservedEnd).
+constexpr u64 kReservedBegin = kSlotsBase;
+constexpr u64 kReservedEnd = kStacksBase + kStacksBytes;
+// The guest's user address space ends here (x86-64, 4-level).
+constexpr u64 kUserEnd = 0x7ffffffff000;
+
+constexpr int kDoorbell = 1000;   // the syscall number that rings the sentry
+constexpr int kKickSignal = 10;   // host signal that makes a thread look at Slot::kick
+
+// Slot::state. Stub: kNative -> kRequest, kReply -> kNative. Sentry: kRequest -> kClaimed -> kReply.
+enum SlotState : u32 { kStateNative = 0, kStateRequest = 1, kStateClaimed = 2, kStateReply = 3, kStateGone = 4 };
+
+enum class RequestKind : u32 {
+  kBind = 0,         // first request of a host thread: args[0] of the doorbell is the cookie
+  kSyscall = 1,
+  kSignalCheck = 2,
+  kFault = 3,
+  kCloneFailed = 4,  // args[0]: -errno
+  kMapped = 5,       // a zygote finished its image: args[0]: 0 or -errno
+  kTemplate = 6,     // template or zygote: ready for a command
+  kCloned = 7,       // the vfork child exists
+};
+
+enum class Command : u32 {
+  kNone = 0,
+  kReturn = 1,      // ret
+  kContinue = 2,
+  kDeliver = 3,     // delivery, ret, restart
+  kClone = 4,       // clone
+  kExit = 5,
+  kMmap = 6,        // window: one MapOp
+  kMakeZygote = 7,  // clone.fd, clone.cookie
+  kLoadImage = 8,   // image
+  kStartImage = 9,  // image.entry, image.sp
+  kDie = 10,        // exit_group
+};
+
+struct SlotDelivery {
+  i32 signo;
+  u32 restart;
+  u8 siginfo[128];
+  u64 handler, restorer, sa_flags, frame_mask, new_mask;
+};
+
+enum class CloneKind : u32 { kThread = 0, kFork = 1, kVfork = 2 };
+
+struct SlotClone {
+  CloneKind kind;
+  u32 index;  // slot of the child: a new one for threads and vfork, unused for fork
+  i32 fd;     // slot memfd of the child (fork)
+  u32 set_tls;
+  u64 cookie;
+  u64 child_sp, tls, parent_tid_ptr, child_tid_ptr, clear_tid_ptr;
+  i32 guest_tid, child_tid_value;
+};
+
+struct MapOp {
+  u64 addr, length, offset, zero_from;
+  u32 prot, flags;
+  i32 fd;  // in the stub's table; -1 anonymous
+  u32 close_fd;
+};
+
+struct CopyOp {
+  u64 addr;
+  u32 offset;  // in the window
+  u32 length;
+};
+
+struct SlotImage {
+  u32 maps, copies;  // MapOp[maps] then CopyOp[copies] at the window's start
+  u64 entry, sp, brk_start, mmap_top;
+};
+
+struct SlotIdentity {
+  i32 pid, tid, ppid;
+  u32 uid, euid, gid, egid;
+};
+
+struct SlotCounters {
+  u64 tier0, traps, patched_calls, patches, unpatchable, doorbells, spun, kicks, spin_timeouts;
+};
+
+struct SlotUsage {
+  u64 utime_us, stime_us, maxrss_kb, minflt, majflt, nvcsw, nivcsw;
+};
+
+constexpr u32 kMaxCopyOut = 8;
+
+struct alignas(64) Slot {
+  // Hand-shake, one cache line.
+  u32 state;
+  u32 polled;          // sentry: a thread looks at `state` right now, spinning is worth while
+  u32 kick;            // sentry: come in
+  u32 native_blocked;  // stub: inside a native call that may sleep
+  u64 cookie;
+  u32 native_child_tid;  // the kernel stores the child's host tid here (CLONE_PARENT_SETTID)
+  u32 listener;          // template only: listener descriptor plus one
+  u64 pad0[4];
+
+  // Request.
+  RequestKind kind;
+  u32 nr;
+  u64 args[6];
+  u64 ip, sp;
+  u32 interrupted_native;
+  i32 fault_signo, fault_code;
+  u32 patched;  // came by a patched site
+  u64 fault_addr;
+  u32 fault_fatal;  // no handler may run: the frame of a SIGSEGV did not fit
+  u32 in_offset[6];  // bytes copied into the window for argument i: [in_offset, in_offset + in_length)
+  u32 in_length[6];
+
+  // Reply.
+  Command command;
+  u32 out_count;
+  i64 ret;
+  CopyOp out[kMaxCopyOut];  // copied from the window to the guest before the return
+  SlotDelivery delivery;
+  SlotClone clone;
+  SlotImage image;
+
+  // Owned by the guest thread, read by the sentry while it is in the sentry.
+  u64 sigmask;
+  u64 altstack_sp, altstack_size;
+  u32 altstack_flags;
+  u32 report_all;  // sentry: do not answer identity calls in the stub
+  u64 pending;     // sentry: mirror of the pending signals
+  SlotIdentity identity;
+  u32 spin_budget;  // sentry: how many polls of `state` a spinning stub may make
+  u32 patch_off;    // sentry: never patch
+  SlotUsage usage;
+  SlotCounters counters;
+  u64 brk_start, brk_end;  // stub: mirror of the process's break
+};
+static_assert(sizeof(Slot) <= kSlotHeaderBytes);
+
+// First bytes of the blob.
+struct BlobHeader {
+  u64 magic;
+  u64 template_start;  // entry of the template process: void(TemplateArgs*)
+};
+constexpr u64 kBlobMagic = 0x62757473'78627301;
+
+// What the template process is told when it enters the blob (in the sentry's copied memory).
+struct TemplateArgs {
+  const void* filter;  // struct sock_fprog
+  u64 vdso_begin, vdso_end;  // [vvar], [vvar_vclock] and [vdso] together
+  u64 listener_flags;        // of seccomp(SECCOMP_SET_MODE_FILTER)
+  u64 minsigstksz;
+};
+
+}  // namespace sbx::platform

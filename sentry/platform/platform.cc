@@ -1,0 +1,363 @@
+// Receiving and handing out requests, stub processes, their death.
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+#include <cstring>
+
+#include "sentry/base/counters.h"
+#include "sentry/base/log.h"
+#include "sentry/fiber/kernel_lock.h"
+#include "sentry/platform/internal.h"
+
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, __u64)
+#endif
+
+namespace sbx::platform {
+namespace {
+
+COUNTER(notifications, "platform.doorbells", "requests by doorbell");
+COUNTER(tier0_calls, "platform.tier0", "calls answered in the stub (threads that ended)");
+COUNTER(traps, "platform.traps", "calls that came by SIGSYS (threads that ended)");
+COUNTER(patched_calls, "platform.patched_calls", "calls that came by a patched site (threads that ended)");
+COUNTER(patches, "platform.patches", "sites patched (threads that ended)");
+COUNTER(unpatchable, "platform.unpatchable", "sites that stay on the trap (threads that ended)");
+COUNTER(spun, "platform.spun", "requests answered to a spinning stub (threads that ended)");
+COUNTER(orphans, "platform.orphans_killed", "unknown stubs that rang and were killed");
+
+constexpr u32 kZygoteTarget = 2;
+constexpr u32 kMaxSpares = 3;
+constexpr int kStopSignal = SIGUSR2;
+
+// Not inline: fibers change threads' stacks, a cached address of a thread-local would be another thread's.
+thread_local bool receives = false;
+__attribute__((noinline)) bool i_receive() { return receives; }
+__attribute__((noinline)) void set_receive(bool value) { receives = value; }
+
+}  // namespace
+
+PlatformImpl::~PlatformImpl() {
+  fiber::set_host_block_hook(nullptr);
+  for (auto& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+  zygotes_.clear();
+  making_.reset();
+  template_.reset();
+}
+
+// ---- notifications ----
+
+bool PlatformImpl::receive(Notification& out) {
+  seccomp_notif request;
+  memset(&request, 0, sizeof(request));
+  if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &request) != 0) return false;
+  out = {request.id, static_cast<i32>(request.pid), request.data.args[0], request.data.args[1]};
+  return true;
+}
+
+bool PlatformImpl::answer(u64 notif) {
+  seccomp_notif_resp response{};
+  response.id = notif;
+  return ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) == 0;
+}
+
+int PlatformImpl::add_fd(u64 notif, int fd) {
+  if (notif == 0) return -ENOENT;
+  seccomp_notif_addfd request{};
+  request.id = notif;
+  request.srcfd = static_cast<u32>(fd);
+  int ret = ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
+  return ret < 0 ? -errno : ret;
+}
+
+void PlatformImpl::bind(HostThread& thread, i32 tid) {
+  by_cookie.erase(thread.cookie);
+  thread.parent_area = nullptr;
+  thread.tid = tid;
+  by_tid[tid] = &thread;
+  Process& process = *thread.process;
+  if (process.host_pid_ == 0) {
+    process.host_pid_ = tid;
+    by_pid[tid] = &process;
+    if (process.dead && ::kill(tid, SIGKILL) != 0) LOG_DEBUG("host process %d is gone already", tid);
+  }
+}
+
+void PlatformImpl::forget(HostThread& thread) {
+  if (auto it = by_tid.find(thread.tid); it != by_tid.end() && it->second == &thread) by_tid.erase(it);
+  if (auto it = by_cookie.find(thread.cookie); it != by_cookie.end() && it->second == &thread) by_cookie.erase(it);
+}
+
+void PlatformImpl::handle(const Notification& n) {
+  notifications.add();
+  HostThread* thread = nullptr;
+  if (auto known = by_tid.find(n.pid); known != by_tid.end()) thread = known->second;
+  if (thread == nullptr || static_cast<RequestKind>(n.kind) == RequestKind::kBind) {
+    auto waiting = static_cast<RequestKind>(n.kind) == RequestKind::kBind ? by_cookie.find(n.cookie) : by_cookie.end();
+    if (waiting != by_cookie.end()) {
+      if (thread != nullptr) {  // the host gave the tid of a thread that ended by itself to a new one
+        HostThread* old = thread;
+        forget(*old);
+        if (old->guest != nullptr) old->guest->lost();
+      }
+      thread = waiting->second;
+      bind(*thread, n.pid);
+    } else if (thread == nullptr) {
+      orphans.add();
+      if (::kill(n.pid, SIGKILL) != 0) LOG_DEBUG("orphan %d is gone already", n.pid);
+      answer(n.id);
+      return;
+    }
+  }
+  Slot& slot = thread->slot();
+  if (thread->where == Where::kSentry) {
+    thread->notif = n.id;  // its spin ran out, or its doorbell was interrupted
+    return;
+  }
+  u32 expected = kStateRequest;
+  if (thread->where == Where::kGone ||
+      !__atomic_compare_exchange_n(&slot.state, &expected, kStateClaimed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    answer(n.id);
+    return;
+  }
+  thread->where = Where::kSentry;
+  thread->notif = n.id;
+  dispatch(*thread);
+}
+
+void PlatformImpl::dispatch(HostThread& thread) {
+  auto kind = thread.slot().kind;
+  switch (thread.role) {
+    case Role::kGuest:
+      if (thread.guest != nullptr) thread.guest->on_request();
+      return;
+    case Role::kTemplate: on_template_request(kind); return;
+    case Role::kZygote: on_zygote_request(thread, kind); return;
+  }
+}
+
+// ---- template and zygotes ----
+
+void PlatformImpl::on_template_request(RequestKind kind) {
+  if (kind == RequestKind::kBind) {  // the filter is loaded, the descriptor tables are apart
+    template_->reply(Command::kContinue);
+    return;
+  }
+  template_ready_ = true;
+  i64 result = static_cast<i64>(template_->slot().args[0]);
+  if (making_ && template_->slot().nr == 0 && result < 0) {
+    making_.reset();
+    ++zygotes_failed_;
+    zygote_queue_.wake_all();
+    return;
+  }
+  if (zygotes_.size() < kZygoteTarget) want_zygotes();
+}
+
+void PlatformImpl::on_zygote_request(HostThread& thread, RequestKind kind) {
+  if (kind == RequestKind::kBind && making_.get() == &thread) {
+    zygotes_.push_back(std::move(making_));
+    zygotes_failed_ = 0;
+    zygote_queue_.wake_one();
+    if (zygotes_.size() < kZygoteTarget) want_zygotes();
+    return;
+  }
+  thread.answered = true;
+  if (thread.waiter != nullptr) thread.waiter->wake();
+}
+
+void PlatformImpl::want_zygotes() {
+  if (making_ || !template_ready_ || !template_ || template_->where != Where::kSentry) return;
+  auto area = SlotArea::make();
+  if (!area) return;
+  auto process = make_ref<Process>(*this);
+  process->area = area;
+  area->take(0);
+  int fd = add_fd(template_->notif, area->memfd());
+  if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
+  making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
+  making_->parent_area = template_->process->area;
+  making_->parent_index = 0;
+  making_->parent_pid = template_->process->host_pid_;
+  Slot& slot = template_->slot();
+  slot.clone.fd = fd;
+  slot.native_child_tid = 0;
+  template_ready_ = false;
+  template_->reply(Command::kMakeZygote);
+}
+
+Result<std::unique_ptr<HostThread>> PlatformImpl::take_zygote() {
+  u64 deadline = fiber::now_ns() + 10'000'000'000ull;
+  u32 failures = zygotes_failed_;
+  while (zygotes_.empty()) {
+    want_zygotes();
+    fiber::Waiter waiter(fiber::current());
+    waiter.join(zygote_queue_);
+    fiber::current()->set_wait_reason("new stub");
+    // The short wait covers a template whose doorbell was interrupted while it was asked.
+    fiber::park_until(fiber::now_ns() + 50'000'000);
+    if (zygotes_.empty() && (fiber::now_ns() > deadline || zygotes_failed_ > failures)) return Errno::kAgain;
+  }
+  auto out = std::move(zygotes_.front());
+  zygotes_.pop_front();
+  want_zygotes();
+  return out;
+}
+
+void PlatformImpl::return_zygote(std::unique_ptr<HostThread> zygote) { zygotes_.push_back(std::move(zygote)); }
+
+// ---- death ----
+
+void PlatformImpl::bury(Process& process) {
+  RefPtr<Process> keep(&process);
+  process.kill();
+  auto threads = process.threads;
+  for (HostThread* thread : threads) {
+    forget(*thread);
+    thread->where = Where::kGone;
+    if (thread->guest != nullptr) thread->guest->lost();
+    if (thread->waiter != nullptr) thread->waiter->wake();
+  }
+}
+
+void PlatformImpl::child_failed(HostThread& parent) {
+  std::vector<HostThread*> children;
+  for (auto& [cookie, child] : by_cookie) {
+    if (child->parent_area == parent.process->area && child->parent_index == parent.index) children.push_back(child);
+  }
+  for (HostThread* child : children) {
+    child->process->dead = child->process->dead || child->process->host_pid_ == 0;
+    if (child->guest != nullptr) child->guest->lost();
+  }
+}
+
+void PlatformImpl::host_child_exited(i32 pid, i32 wait_status) {
+  (void)wait_status;
+  if (auto it = by_pid.find(pid); it != by_pid.end()) {
+    RefPtr<Process> process(it->second);
+    process->reaped = true;
+    by_pid.erase(it);
+    bury(*process);
+    if (template_ && template_->process == process) LOG_ERROR("the template stub died");
+    std::erase_if(zygotes_, [&](const auto& zygote) { return zygote->process == process; });
+  }
+  // Children that died before they bound, and children that a dead parent never made.
+  std::vector<HostThread*> gone;
+  for (auto& [cookie, child] : by_cookie) {
+    if (!child->parent_area) continue;
+    i32 native = static_cast<i32>(child->parent_area->slot(child->parent_index).native_child_tid);
+    if (native == pid || (child->parent_pid == pid && native == 0)) gone.push_back(child);
+  }
+  for (HostThread* child : gone) {
+    forget(*child);
+    child->process->dead = child->process->dead || child->process->host_pid_ == 0;
+    child->where = Where::kGone;
+    if (child->guest != nullptr) child->guest->lost();
+    if (child == making_.get()) {
+      making_.reset();
+      ++zygotes_failed_;
+      zygote_queue_.wake_all();
+    }
+  }
+}
+
+// ---- workers ----
+
+void PlatformImpl::host_block(bool entering) {
+  if (!entering || !i_receive()) return;
+  set_receive(false);
+  std::lock_guard guard(turn_lock_);
+  turn_taken_ = false;
+  if (spares_ == 0 && threads_.size() < kMaxSpares) threads_.emplace_back([this] { work(); });
+  turn_.notify_one();
+}
+
+void PlatformImpl::work() {
+  {
+    std::lock_guard guard(turn_lock_);
+    handles_.push_back(pthread_self());
+    ++working_;
+  }
+  while (!stopping_.load(std::memory_order_acquire)) {
+    {
+      std::unique_lock guard(turn_lock_);
+      ++spares_;
+      turn_.wait(guard, [this] { return !turn_taken_ || stopping_.load(std::memory_order_acquire); });
+      --spares_;
+      turn_taken_ = true;
+    }
+    set_receive(true);
+    while (i_receive() && !stopping_.load(std::memory_order_acquire)) {
+      Notification n{};
+      if (!receive(n)) continue;
+      fiber::KernelLock lock;
+      handle(n);
+      fiber::run_ready();
+    }
+  }
+  std::lock_guard guard(turn_lock_);
+  --working_;
+}
+
+void PlatformImpl::run() {
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  sigaction(kStopSignal, &action, nullptr);
+  fiber::set_host_block_hook([this](bool entering) { host_block(entering); });
+  work();
+  for (auto& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+void PlatformImpl::stop() {
+  stopping_.store(true, std::memory_order_release);
+  turn_.notify_all();
+  // A worker may be just about to enter its receive: signal until all have left.
+  std::thread([this] {
+    for (;;) {
+      {
+        std::lock_guard guard(turn_lock_);
+        if (working_ == 0) return;
+        for (pthread_t handle : handles_) pthread_kill(handle, kStopSignal);
+      }
+      usleep(500);
+    }
+  }).detach();
+}
+
+void PlatformImpl::collect_counters(Slot& slot) {
+  SlotCounters c = slot.counters;
+  slot.counters = {};
+  tier0_calls.add(c.tier0);
+  traps.add(c.traps);
+  patched_calls.add(c.patched_calls);
+  patches.add(c.patches);
+  unpatchable.add(c.unpatchable);
+  spun.add(c.spun);
+}
+
+std::string PlatformImpl::debug_state() const {
+  SlotCounters sum{};
+  for (const auto& [tid, thread] : by_tid) {
+    const SlotCounters& c = thread->slot().counters;
+    sum.tier0 += c.tier0;
+    sum.traps += c.traps;
+    sum.patched_calls += c.patched_calls;
+    sum.patches += c.patches;
+    sum.unpatchable += c.unpatchable;
+    sum.doorbells += c.doorbells;
+    sum.spun += c.spun;
+    sum.kicks += c.kicks;
+  }
+  return str_printf(
+      "host threads %u, zygotes %zu, unbound %zu\nliving threads: tier0 %llu traps %llu patched %llu patches %llu "
+      "unpatchable %llu doorbells %llu spun %llu kicks %llu\n",
+      host_threads, zygotes_.size(), by_cookie.size(), (unsigned long long)sum.tier0, (unsigned long long)sum.traps,
+      (unsigned long long)sum.patched_calls, (unsigned long long)sum.patches, (unsigned long long)sum.unpatchable,
+      (unsigned long long)sum.doorbells, (unsigned long long)sum.spun, (unsigned long long)sum.kicks);
+}
+
+}  // namespace sbx::platform

@@ -1,0 +1,151 @@
+// One guest call from entry to return: the stub's own answers first, then the sentry's.
+#include "sentry/platform/arg_table.h"
+#include "sentry/platform/stub/stub.h"
+
+namespace sbx::platform::stub {
+namespace {
+
+// Copies what the argument table names into the window, so that the sentry needs no process_vm_readv. A fault leaves
+// the argument uncopied: the sentry then finds out by itself.
+void copy_arguments(Slot& slot, u32 nr) {
+  for (u32 i = 0; i < 6; ++i) slot.in_length[i] = 0;
+  const ArgRow* row = find_arg_row(nr);
+  if (row == nullptr) return;
+  u32 used = 0;
+  for (const ArgCopy& arg : row->args) {
+    if (arg.kind == ArgKind::kNone || arg.kind == ArgKind::kOut) continue;
+    u64 from = slot.args[arg.index];
+    if (from == 0) continue;
+    u64 room = kCopyInBytes - used;
+    u8* to = window(slot) + used;
+    u64 n = 0;
+    if (arg.kind == ArgKind::kPath) {
+      n = room < kMaxPathCopy ? room : kMaxPathCopy;
+      i64 got = stub_copy_string(to, reinterpret_cast<const void*>(from), n);
+      if (got < 0 || static_cast<u64>(got) == n) continue;
+      n = static_cast<u64>(got) + 1;
+    } else {
+      n = arg.kind == ArgKind::kIn ? arg.bytes : slot.args[arg.bytes];
+      if (n == 0 || n > room || n > kMaxBufferCopy) continue;
+      if (!copy_in(to, from, n)) continue;
+    }
+    slot.in_offset[arg.index] = used;
+    slot.in_length[arg.index] = static_cast<u32>(n);
+    used += static_cast<u32>((n + 15) & ~15ull);
+  }
+}
+
+// Results the sentry left in the window. A fault makes the call answer EFAULT, as the kernel's copy_to_user would.
+i64 copy_results(Slot& slot) {
+  u32 count = slot.out_count;
+  if (count > kMaxCopyOut) die();
+  i64 ret = slot.ret;
+  for (u32 i = 0; i < count; ++i) {
+    const CopyOp& op = slot.out[i];
+    if (!copy_out(op.addr, window(slot) + op.offset, op.length)) ret = -kEfault;
+  }
+  return ret;
+}
+
+void mmap_by_sentry(Context& ctx) {
+  const MapOp op = *reinterpret_cast<const MapOp*>(window(*ctx.slot));
+  if (op.addr != 0 && (op.flags & 0x10) != 0 && touches_reserved(op.addr, op.length)) {
+    if (op.close_fd != 0) sys6(kNrClose, static_cast<u64>(op.fd));
+    ctx.regs->rax = static_cast<u64>(-kEnomem);
+    return;
+  }
+  i64 at = run_map_op(op);
+  if (!failed(at) && (op.flags & 1) != 0) note_shared(static_cast<u64>(at), op.length);
+  ctx.regs->rax = static_cast<u64>(at);
+}
+
+}  // namespace
+
+void ask_sentry(Context& ctx, RequestKind kind) {
+  Slot& slot = *ctx.slot;
+  slot.ip = ctx.regs->rip;
+  slot.sp = ctx.regs->rsp;
+  slot.patched = ctx.uc == nullptr;
+  submit(slot, kind);
+  switch (slot.command) {
+    case Command::kReturn:
+      ctx.regs->rax = static_cast<u64>(slot.out_count == 0 ? slot.ret : copy_results(slot));
+      return;
+    case Command::kContinue:
+      return;
+    case Command::kDeliver:
+      if (kind == RequestKind::kSyscall || kind == RequestKind::kCloned) {
+        if (slot.delivery.restart != 0) {
+          ctx.regs->rax = slot.nr;
+          ctx.regs->rip -= 2;
+        } else {
+          ctx.regs->rax = static_cast<u64>(slot.out_count == 0 ? slot.ret : copy_results(slot));
+        }
+      }
+      deliver(ctx);
+      return;
+    case Command::kClone:
+      perform_clone(ctx);
+      return;
+    case Command::kMmap:
+      mmap_by_sentry(ctx);
+      return;
+    case Command::kExit: {
+      u64 all = ~0ull;
+      sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), 0, 8);
+      walk_robust_list(*ctx.priv, static_cast<u32>(slot.identity.tid));
+      take_usage(slot, false);
+      stub_leave(&slot.state);
+    }
+    default:
+      die();
+  }
+}
+
+void signal_check(Context& ctx, bool interrupted_native) {
+  ctx.slot->interrupted_native = interrupted_native;
+  ask_sentry(ctx, RequestKind::kSignalCheck);
+}
+
+void handle_syscall(Context& ctx) {
+  GuestRegs& regs = *ctx.regs;
+  Slot& slot = *ctx.slot;
+  u32 nr = static_cast<u32>(regs.rax);
+  i64 ret = 0;
+  if (nr == kNrSigreturn && ctx.uc != nullptr) {
+    guest_sigreturn(ctx);
+    return;
+  }
+  slot.nr = nr;
+  slot.args[0] = regs.rdi;
+  slot.args[1] = regs.rsi;
+  slot.args[2] = regs.rdx;
+  slot.args[3] = regs.r10;
+  slot.args[4] = regs.r8;
+  slot.args[5] = regs.r9;
+  if (tier0(ctx, nr, ret)) {
+    ++slot.counters.tier0;
+    regs.rax = static_cast<u64>(ret);
+    return;
+  }
+  if (nr == kNrExitGroup) walk_robust_list(*ctx.priv, static_cast<u32>(slot.identity.tid));
+  if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
+  copy_arguments(slot, nr);
+  ask_sentry(ctx, RequestKind::kSyscall);
+}
+
+extern "C" void stub_patched(GuestRegs* regs) {
+  Private& priv = self();
+  Context ctx{regs, nullptr, &priv, priv.slot};
+  ++priv.slot->counters.patched_calls;
+  priv.have_fp = 0;
+  handle_syscall(ctx);
+}
+
+extern "C" void stub_patched_kick(GuestRegs* regs) {
+  Private& priv = self();
+  Context ctx{regs, nullptr, &priv, priv.slot};
+  signal_check(ctx, false);
+}
+
+}  // namespace sbx::platform::stub

@@ -1,0 +1,51 @@
+// Hand-over to the sentry: publish, then spin while the sentry polls, else ring the doorbell.
+#include "sentry/platform/stub/stub.h"
+
+namespace sbx::platform::stub {
+
+void die() {
+  for (;;) sys6(kNrExitGroup, 1);
+}
+
+// Waits for kStateReply. Every wait ends in a look at the state: an interrupted doorbell is rung again and a reply that
+// came before the doorbell is answered at once.
+void submit(Slot& slot, RequestKind kind) {
+  slot.kind = kind;
+  __atomic_store_n(&slot.state, kStateRequest, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&slot.polled, __ATOMIC_SEQ_CST) != 0) {
+    u32 budget = slot.spin_budget;
+    while (budget-- != 0) {
+      if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) == kStateReply) {
+        ++slot.counters.spun;
+        __atomic_store_n(&slot.state, kStateNative, __ATOMIC_RELAXED);
+        return;
+      }
+      asm volatile("pause");
+    }
+    ++slot.counters.spin_timeouts;
+  }
+  ++slot.counters.doorbells;
+  for (;;) {
+    i64 ret = stub_doorbell(static_cast<u64>(kind), slot.cookie);
+    if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) == kStateReply) break;
+    if (ret == -kEnosys) die();  // nobody listens any more
+  }
+  __atomic_store_n(&slot.state, kStateNative, __ATOMIC_RELAXED);
+}
+
+void take_usage(Slot& slot, bool process) {
+  struct {
+    i64 utime_s, utime_us, stime_s, stime_us;
+    i64 maxrss, ixrss, idrss, isrss, minflt, majflt, nswap, inblock, oublock, msgsnd, msgrcv, nsignals, nvcsw, nivcsw;
+  } usage;
+  if (sys6(kNrGetrusage, process ? 0 : 1, reinterpret_cast<u64>(&usage)) != 0) return;
+  slot.usage.utime_us = static_cast<u64>(usage.utime_s * 1000000 + usage.utime_us);
+  slot.usage.stime_us = static_cast<u64>(usage.stime_s * 1000000 + usage.stime_us);
+  slot.usage.maxrss_kb = static_cast<u64>(usage.maxrss);
+  slot.usage.minflt = static_cast<u64>(usage.minflt);
+  slot.usage.majflt = static_cast<u64>(usage.majflt);
+  slot.usage.nvcsw = static_cast<u64>(usage.nvcsw);
+  slot.usage.nivcsw = static_cast<u64>(usage.nivcsw);
+}
+
+}  // namespace sbx::platform::stub
