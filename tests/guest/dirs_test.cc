@@ -12,8 +12,7 @@ static std::set<std::string> names(const char* path) {
   std::set<std::string> all;
   DIR* dir = opendir(path);
   CHECK(dir != nullptr);
-  while (dirent* e = readdir(dir))
-    CHECK(all.insert(e->d_name).second);
+  while (dirent* e = readdir(dir)) CHECK(all.insert(e->d_name).second);
   closedir(dir);
   return all;
 }
@@ -270,10 +269,22 @@ TEST(rename, table) {
     int error;
   };
   const Row rows[] = {
-      {kFile, kNone, 0},          {kFile, kFile, 0},          {kFile, kEmptyDir, EISDIR},    {kFile, kLink, 0},
-      {kEmptyDir, kNone, 0},      {kEmptyDir, kFile, ENOTDIR}, {kEmptyDir, kEmptyDir, 0},     {kEmptyDir, kFullDir, ENOTEMPTY},
-      {kFullDir, kNone, 0},       {kFullDir, kEmptyDir, 0},   {kFullDir, kFullDir, ENOTEMPTY}, {kFullDir, kLink, ENOTDIR},
-      {kLink, kNone, 0},          {kLink, kFile, 0},          {kLink, kEmptyDir, EISDIR},    {kNone, kNone, ENOENT},
+      {kFile, kNone, 0},
+      {kFile, kFile, 0},
+      {kFile, kEmptyDir, EISDIR},
+      {kFile, kLink, 0},
+      {kEmptyDir, kNone, 0},
+      {kEmptyDir, kFile, ENOTDIR},
+      {kEmptyDir, kEmptyDir, 0},
+      {kEmptyDir, kFullDir, ENOTEMPTY},
+      {kFullDir, kNone, 0},
+      {kFullDir, kEmptyDir, 0},
+      {kFullDir, kFullDir, ENOTEMPTY},
+      {kFullDir, kLink, ENOTDIR},
+      {kLink, kNone, 0},
+      {kLink, kFile, 0},
+      {kLink, kEmptyDir, EISDIR},
+      {kNone, kNone, ENOENT},
       {kNone, kFile, ENOENT},
   };
   auto make = [](const std::string& path, Kind kind) {

@@ -1,5 +1,5 @@
-// A test program for Linux semantics, small enough to run where almost nothing works yet: every test is a function run in
-// a forked child with a directory of its own and a time limit. The tests state what Linux does; the runner
+// A test program for Linux semantics, small enough to run where almost nothing works yet: every test is a function run
+// in a forked child with a directory of its own and a time limit. The tests state what Linux does; the runner
 // (tests/guest/run.py) runs the same static binary natively and in a sandbox.
 //
 // A check that fails prints its place and ends the process it is in, so a child made by a test must be waited for with
@@ -62,8 +62,8 @@ int run_helper(int argc, char** argv);
 
 }  // namespace guest
 
-#define TEST(family, name)                                                     \
-  static void test_##family##_##name();                                        \
+#define TEST(family, name)                                                          \
+  static void test_##family##_##name();                                             \
   static guest::Test reg_##family##_##name(#family, #name, test_##family##_##name); \
   static void test_##family##_##name()
 
@@ -76,32 +76,32 @@ int run_helper(int argc, char** argv);
     if (!(condition)) FAIL("not " #condition); \
   } while (0)
 
-#define CHECK_EQ(got, want)                                                                            \
-  do {                                                                                                 \
-    long long g_ = (long long)(got), w_ = (long long)(want);                                           \
-    if (g_ != w_) FAIL(#got " is " + guest::show(g_) + ", not " #want " (" + guest::show(w_) + ")");  \
+#define CHECK_EQ(got, want)                                                                          \
+  do {                                                                                               \
+    long long g_ = (long long)(got), w_ = (long long)(want);                                         \
+    if (g_ != w_) FAIL(#got " is " + guest::show(g_) + ", not " #want " (" + guest::show(w_) + ")"); \
   } while (0)
 
-#define CHECK_STR(got, want)                                                                      \
-  do {                                                                                            \
-    std::string g_ = (got), w_ = (want);                                                          \
-    if (g_ != w_) FAIL(std::string(#got " is \"") + g_ + "\", not \"" + w_ + "\"");               \
+#define CHECK_STR(got, want)                                                        \
+  do {                                                                              \
+    std::string g_ = (got), w_ = (want);                                            \
+    if (g_ != w_) FAIL(std::string(#got " is \"") + g_ + "\", not \"" + w_ + "\""); \
   } while (0)
 
 // The call must succeed (not return -1); its value.
-#define OK(call)                                                                              \
-  ({                                                                                          \
-    auto r_ = (call);                                                                         \
-    if ((long long)r_ == -1) FAIL(#call " failed: " + guest::show_errno(errno));              \
-    r_;                                                                                       \
+#define OK(call)                                                                 \
+  ({                                                                             \
+    auto r_ = (call);                                                            \
+    if ((long long)r_ == -1) FAIL(#call " failed: " + guest::show_errno(errno)); \
+    r_;                                                                          \
   })
 
 // The call must fail with this errno.
-#define FAILS(call, error)                                                                               \
-  do {                                                                                                   \
-    errno = 0;                                                                                           \
-    long long r_ = (long long)(call);                                                                    \
-    int e_ = errno;                                                                                      \
-    if (r_ != -1) FAIL(#call " gave " + guest::show(r_) + ", not " #error);                              \
-    if (e_ != (error)) FAIL(#call " failed with " + guest::show_errno(e_) + ", not " #error);            \
+#define FAILS(call, error)                                                                    \
+  do {                                                                                        \
+    errno = 0;                                                                                \
+    long long r_ = (long long)(call);                                                         \
+    int e_ = errno;                                                                           \
+    if (r_ != -1) FAIL(#call " gave " + guest::show(r_) + ", not " #error);                   \
+    if (e_ != (error)) FAIL(#call " failed with " + guest::show_errno(e_) + ", not " #error); \
   } while (0)

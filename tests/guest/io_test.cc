@@ -375,7 +375,8 @@ TEST(signalfd, reads_signals) {
 TEST(inotify, events) {
   int fd = OK(inotify_init1(IN_NONBLOCK));
   OK(mkdir("d", 0755));
-  int wd = OK(inotify_add_watch(fd, "d", IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO));
+  int wd =
+      OK(inotify_add_watch(fd, "d", IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO));
   FAILS(inotify_add_watch(fd, "absent", IN_CREATE), ENOENT);
   int f = OK(open("d/f", O_CREAT | O_WRONLY, 0644));
   CHECK_EQ(write(f, "x", 1), 1);

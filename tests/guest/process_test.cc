@@ -223,7 +223,8 @@ TEST(process, vfork_shares_and_waits) {
   CHECK_EQ(WEXITSTATUS(wait_status(pid)), 42);
 }
 
-static std::string run_and_read(std::vector<std::string> argv, std::vector<std::string> env = {}, const char* path = nullptr) {
+static std::string run_and_read(std::vector<std::string> argv, std::vector<std::string> env = {},
+                                const char* path = nullptr) {
   int p[2];
   OK(pipe(p));
   pid_t pid = spawn([&] {
@@ -347,13 +348,15 @@ TEST(exec, signals_across_exec) {
   };
   CHECK_EQ(state(SIGUSR1, [] { signal(SIGUSR1, SIG_IGN); }), 2);
   CHECK_EQ(state(SIGUSR1, [] { signal(SIGUSR1, [](int) {}); }), 0);
-  CHECK_EQ(state(SIGUSR1, [] {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGUSR1);
-    sigprocmask(SIG_BLOCK, &set, nullptr);
-    raise(SIGUSR1);
-  }), 1 | 4);
+  CHECK_EQ(state(SIGUSR1,
+                 [] {
+                   sigset_t set;
+                   sigemptyset(&set);
+                   sigaddset(&set, SIGUSR1);
+                   sigprocmask(SIG_BLOCK, &set, nullptr);
+                   raise(SIGUSR1);
+                 }),
+           1 | 4);
 }
 
 TEST(exec, ids_survive) {
@@ -372,7 +375,12 @@ TEST(exec, from_a_thread_ends_the_others) {
     leader = getpid();
     for (int i = 0; i < 3; i++) {
       pthread_t t;
-      pthread_create(&t, nullptr, [](void*) -> void* { for (;;) pause(); }, nullptr);
+      pthread_create(
+          &t, nullptr,
+          [](void*) -> void* {
+            for (;;) pause();
+          },
+          nullptr);
     }
     pthread_t t;
     pthread_create(
@@ -390,7 +398,12 @@ TEST(exec, from_a_thread_ends_the_others) {
   CHECK_EQ(WEXITSTATUS(wait_status(pid)), 0);
   pid = spawn([] {
     pthread_t t;
-    pthread_create(&t, nullptr, [](void*) -> void* { for (;;) pause(); }, nullptr);
+    pthread_create(
+        &t, nullptr,
+        [](void*) -> void* {
+          for (;;) pause();
+        },
+        nullptr);
     execl(self(), "x", "--helper", "threads", nullptr);
     return 100;
   });
@@ -433,7 +446,8 @@ TEST(exec, running_program_is_busy) {
 TEST(process, posix_clone_variants) {
   // CLONE_PARENT_SETTID and CLONE_CHILD_SETTID write the child's id on either side.
   pid_t parent_word = 0, child_word = 0;
-  long pid = syscall(SYS_clone, CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | SIGCHLD, nullptr, &parent_word, &child_word, 0);
+  long pid =
+      syscall(SYS_clone, CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | SIGCHLD, nullptr, &parent_word, &child_word, 0);
   if (pid == 0) _exit(child_word == getpid() ? 0 : 1);
   CHECK(pid > 0);
   CHECK_EQ(parent_word, pid);

@@ -149,11 +149,12 @@ TEST(signals, default_actions) {
   for (int s : {SIGCHLD, SIGURG, SIGWINCH, SIGCONT}) OK(raise(s));
   CHECK_EQ(WTERMSIG(wait_status(spawn([] { return raise(SIGHUP); }))), SIGHUP);
   CHECK_EQ(WTERMSIG(wait_status(spawn([] {
-    signal(SIGALRM, SIG_DFL);
-    alarm(1);
-    for (;;) pause();
-    return 0;
-  }))), SIGALRM);
+             signal(SIGALRM, SIG_DFL);
+             alarm(1);
+             for (;;) pause();
+             return 0;
+           }))),
+           SIGALRM);
 }
 
 TEST(signals, siginfo) {
@@ -346,30 +347,36 @@ TEST(signals, synchronous_faults) {
     CHECK_EQ(last_info.si_signo, signo);
     return last_info.si_code;
   };
-  CHECK_EQ(code(SIGFPE, [] {
-    volatile int zero = 0, one = 1;
-    zero = one / zero;
-  }), FPE_INTDIV);
+  CHECK_EQ(code(SIGFPE,
+                [] {
+                  volatile int zero = 0, one = 1;
+                  zero = one / zero;
+                }),
+           FPE_INTDIV);
   CHECK_EQ(code(SIGILL, [] { asm volatile("ud2"); }), ILL_ILLOPN);
   CHECK_EQ(code(SIGTRAP, [] { asm volatile("int3"); }), SI_KERNEL);
   spew("f", "");
-  CHECK_EQ(code(SIGBUS, [] {
-    int fd = open("f", O_RDWR);
-    char* map = (char*)mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    *(volatile char*)map = 1;
-  }), BUS_ADRERR);
+  CHECK_EQ(code(SIGBUS,
+                [] {
+                  int fd = open("f", O_RDWR);
+                  char* map = (char*)mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+                  *(volatile char*)map = 1;
+                }),
+           BUS_ADRERR);
   // Ignoring or blocking a synchronous fault does not help.
   CHECK_EQ(WTERMSIG(wait_status(spawn([] {
-    signal(SIGSEGV, SIG_IGN);
-    *(volatile char*)24 = 1;
-    return 0;
-  }))), SIGSEGV);
+             signal(SIGSEGV, SIG_IGN);
+             *(volatile char*)24 = 1;
+             return 0;
+           }))),
+           SIGSEGV);
   CHECK_EQ(WTERMSIG(wait_status(spawn([] {
-    install(SIGSEGV, count);
-    mask(SIG_BLOCK, {SIGSEGV});
-    *(volatile char*)24 = 1;
-    return 0;
-  }))), SIGSEGV);
+             install(SIGSEGV, count);
+             mask(SIG_BLOCK, {SIGSEGV});
+             *(volatile char*)24 = 1;
+             return 0;
+           }))),
+           SIGSEGV);
 }
 
 TEST(signals, handler_sees_and_changes_registers) {
@@ -546,13 +553,46 @@ TEST(signals, interrupted_calls) {
     bool restarts;
   };
   const Call calls[] = {
-      {"read pipe", [] { char c; return (long)read(pipe_fds[0], &c, 1); }, true},
-      {"recv socket", [] { char c; return (long)recv(pair[0], &c, 1, 0); }, true},
+      {"read pipe",
+       [] {
+         char c;
+         return (long)read(pipe_fds[0], &c, 1);
+       },
+       true},
+      {"recv socket",
+       [] {
+         char c;
+         return (long)recv(pair[0], &c, 1, 0);
+       },
+       true},
       {"wait4", [] { return (long)waitpid(-1, nullptr, 0); }, true},
-      {"poll", [] { pollfd p{never[0], POLLIN, 0}; return (long)poll(&p, 1, 400); }, false},
-      {"select", [] { fd_set s; FD_ZERO(&s); FD_SET(never[0], &s); timeval t{0, 400000}; return (long)select(never[0] + 1, &s, nullptr, nullptr, &t); }, false},
-      {"epoll_wait", [] { epoll_event e; return (long)epoll_wait(epoll_fd, &e, 1, 400); }, false},
-      {"nanosleep", [] { timespec t{0, 400000000}; return (long)nanosleep(&t, nullptr); }, false},
+      {"poll",
+       [] {
+         pollfd p{never[0], POLLIN, 0};
+         return (long)poll(&p, 1, 400);
+       },
+       false},
+      {"select",
+       [] {
+         fd_set s;
+         FD_ZERO(&s);
+         FD_SET(never[0], &s);
+         timeval t{0, 400000};
+         return (long)select(never[0] + 1, &s, nullptr, nullptr, &t);
+       },
+       false},
+      {"epoll_wait",
+       [] {
+         epoll_event e;
+         return (long)epoll_wait(epoll_fd, &e, 1, 400);
+       },
+       false},
+      {"nanosleep",
+       [] {
+         timespec t{0, 400000000};
+         return (long)nanosleep(&t, nullptr);
+       },
+       false},
       {"pause", [] { return (long)pause(); }, false},
   };
   for (const Call& call : calls)
@@ -634,7 +674,8 @@ TEST(signals, restart_after_stop) {
 TEST(signals, storms_lose_nothing) {
   static std::atomic<int> got;
   got = 0;
-  install(SIGRTMIN + 5, [](int) { got++; }, SA_RESTART);
+  install(
+      SIGRTMIN + 5, [](int) { got++; }, SA_RESTART);
   pid_t parent = getpid();
   const int kSenders = 3, kEach = 300;
   pid_t senders[kSenders];
@@ -647,10 +688,12 @@ TEST(signals, storms_lose_nothing) {
     });
   char buffer[100];
   int fd = OK(open("/dev/zero", O_RDONLY));
-  CHECK(eventually([&] {
-    for (int i = 0; i < 200; i++) CHECK_EQ(read(fd, buffer, 100), 100);
-    return got == kSenders * kEach;
-  }, 20000));
+  CHECK(eventually(
+      [&] {
+        for (int i = 0; i < 200; i++) CHECK_EQ(read(fd, buffer, 100), 100);
+        return got == kSenders * kEach;
+      },
+      20000));
   for (pid_t sender : senders) WAIT_OK(sender);
 }
 

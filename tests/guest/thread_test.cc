@@ -16,7 +16,8 @@
 #include "guest.h"
 using namespace guest;
 
-static long futex(void* word, int op, uint32_t value, const timespec* limit = nullptr, void* word2 = nullptr, uint32_t value3 = 0) {
+static long futex(void* word, int op, uint32_t value, const timespec* limit = nullptr, void* word2 = nullptr,
+                  uint32_t value3 = 0) {
   return syscall(SYS_futex, word, op, value, limit, word2, value3);
 }
 
@@ -139,8 +140,12 @@ TEST(threads, exit_group_from_a_thread) {
 
 TEST(threads, a_fatal_signal_ends_all) {
   pid_t pid = spawn([] {
-    std::thread a([] { for (;;) pause(); });
-    std::thread b([] { for (volatile int x = 0;;) x = x + 1; });
+    std::thread a([] {
+      for (;;) pause();
+    });
+    std::thread b([] {
+      for (volatile int x = 0;;) x = x + 1;
+    });
     sleep_ms(20);
     kill(getpid(), SIGTERM);
     for (;;) pause();
