@@ -1,8 +1,8 @@
 """Runs one command in the same root filesystem in several ways: natively (a chroot), or in a container of an OCI
 runtime, sbx among them. Used by the tests and by the benchmarks; only Python's standard library.
 
-The working root is an overlay (writes go to a tmpfs, the cached Debian tree stays clean) in a mount namespace of the
-test's own, so nothing is left mounted whatever happens to the test. Where overlay mounts are refused, it is a copy.
+The working root is an overlay over the cached Debian tree, which stays clean, in a mount namespace of the test's own,
+so nothing is left mounted whatever happens to the test. Where overlay mounts are refused, it is a copy.
 """
 import ctypes
 import json
@@ -41,7 +41,9 @@ class WorkRoot:
     """A writable root filesystem over a clean one. Needs private_mounts() first, except with copy=True."""
 
     def __init__(self, clean, copy=False):
-        self.base = tempfile.mkdtemp(prefix="sbx-root-", dir=os.environ.get("SBX_TMP", "/var/tmp"))
+        # Beside the clean tree: on one filesystem, overlay keeps inode numbers consistent.
+        self.base = tempfile.mkdtemp(prefix="work-", dir=os.path.dirname(clean))
+        os.chmod(self.base, 0o755)
         self.path = os.path.join(self.base, "rootfs")
         self.mounted = []
         os.mkdir(self.path)
@@ -57,8 +59,6 @@ class WorkRoot:
     def _overlay(self, clean):
         upper = os.path.join(self.base, "upper")
         os.mkdir(upper)
-        if not self._mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", upper):
-            return False
         for name in ("up", "work"):
             os.mkdir(os.path.join(upper, name))
         os.chmod(os.path.join(upper, "up"), 0o755)
