@@ -4,12 +4,11 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
 #include "sentry/platform/internal.h"
-
-#include <cstring>
 
 namespace sbx::platform {
 

@@ -117,6 +117,7 @@ Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {
 Written write_file(const security::Credentials& creds, vfs::File& file, vfs::Source& source, u64* offset) {
   Written written;
   const bool all = takes_all(file);
+  const size_t total = source.left();  // not asked again: /dev/null takes bytes without looking at them
   // One attempt even for no bytes: it has the errors, and an empty datagram is a message.
   do {
     auto moved = file.block_until([&] { return file.write(source, offset); }, "write");
@@ -126,7 +127,7 @@ Written write_file(const security::Credentials& creds, vfs::File& file, vfs::Sou
     }
     written.done += *moved;
     if (*moved == 0) break;
-  } while (all && source.left() > 0);
+  } while (all && written.done < total);
   if (written.done > 0) vfs::after_write(creds, file);
   return written;
 }

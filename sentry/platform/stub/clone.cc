@@ -124,7 +124,8 @@ void perform_clone(Context& ctx) {
     ask_sentry(ctx, RequestKind::kCloneFailed);
     return;
   }
-  store_tid(clone.parent_tid_ptr, clone.guest_tid);
+  // A thread may be gone by now and the kernel have cleared the word (CHILD_CLEARTID on the same address): not again.
+  if (clone.kind == CloneKind::kFork) store_tid(clone.parent_tid_ptr, clone.guest_tid);
   ctx.regs->rax = static_cast<u64>(clone.guest_tid);
   if (clone.kind == CloneKind::kVfork) ask_sentry(ctx, RequestKind::kCloned);
 }
