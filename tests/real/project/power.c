@@ -1,0 +1,3 @@
+#include <math.h>
+#include "calc.h"
+double power(double base, double exponent) { return pow(base, exponent); }
