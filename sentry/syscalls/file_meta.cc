@@ -151,8 +151,9 @@ Result<vfs::SetAttr> to_times(Task& task, u64 addr) {
     set.mask |= S::kMtime | S::kMtimeNow;
   else if (times.m.nsec != UTIME_OMIT)
     set.mask |= S::kMtime;
-  set.atime = {times.a.sec, static_cast<u32>(times.a.nsec)};
-  set.mtime = {times.m.sec, static_cast<u32>(times.m.nsec)};
+  // UTIME_NOW and UTIME_OMIT are no times: they do not travel on.
+  if (times.a.nsec <= 999'999'999) set.atime = {times.a.sec, static_cast<u32>(times.a.nsec)};
+  if (times.m.nsec <= 999'999'999) set.mtime = {times.m.sec, static_cast<u32>(times.m.nsec)};
   return set;
 }
 
