@@ -132,9 +132,12 @@ class FakeSentry {
       return reply(connection, OkReply{});
     }
     if (auto* s = std::get_if<SignalRequest>(&*request)) {
-      if (s->target == SignalTarget::kExec) kill(execs_[s->exec_id].pid, s->signo);
-      else if (init_ > 0) kill(init_, s->signo);
-      else if (s->signo == SIGTERM) _exit(128 + SIGTERM);
+      if (s->target == SignalTarget::kExec)
+        kill(execs_[s->exec_id].pid, s->signo);
+      else if (init_ > 0)
+        kill(init_, s->signo);
+      else if (s->signo == SIGTERM)
+        _exit(128 + SIGTERM);
       return reply(connection, OkReply{});
     }
     if (auto* e = std::get_if<ExecRequest>(&*request)) {
