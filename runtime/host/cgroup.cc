@@ -148,6 +148,7 @@ HostResult<std::string> cgroup_path(const std::string& cgroups_path, const std::
   if (slice != "-.slice") {
     // a-b-c.slice lies in a.slice/a-b.slice (systemd.slice(5)).
     std::string stem = slice.substr(0, slice.size() - 6);
+    if (stem.back() == '-') return Failure("linux.cgroupsPath: invalid slice name \"" + slice + "\"");
     for (size_t at = stem.find('-');; at = stem.find('-', at + 1)) {
       if (at == 0 || (at != std::string::npos && stem[at - 1] == '-')) {
         return Failure("linux.cgroupsPath: invalid slice name \"" + slice + "\"");
