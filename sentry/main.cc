@@ -144,7 +144,8 @@ HostResult<void> boot(Sentry& sentry) {
   task::kernel().platform = TRY(platform::Platform::create(options));
   std::unique_ptr<gofer::Client> client = TRY(gofer::Client::connect(UniqueFd(config.gofer_fd)));
   sentry.gofer = std::move(client);
-  for (int i = 0; i < 3; ++i) sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
+  // A terminal is one descriptor, named three times.
+  for (int i = 0; i < (config.process.terminal ? 1 : 3); ++i) sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
   if (config.strace) syscalls::strace_start(config.log_fd >= 0 ? config.log_fd : 2, config.strace_filter);
 
   HostResult<void> result;

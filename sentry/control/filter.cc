@@ -63,7 +63,8 @@ struct Ioctl {
   const char* why;
 };
 constexpr Ioctl kIoctls[] = {
-    {TIOCGWINSZ, "size of the host's terminal"}, {TCGETS, "host terminal"}, {FIONREAD, "host stdio"},
+    {TIOCGWINSZ, "size of the host's terminal"}, {TCGETS, "host terminal"},
+    {TCSETS, "host terminal: raw mode"}, {FIONREAD, "host stdio"},
     {FIONBIO, "host stdio"},
     // SECCOMP_IOCTL_NOTIF_*: the doorbell.
     {0xc0502100, "NOTIF_RECV"}, {0xc0182101, "NOTIF_SEND"}, {0x40082102, "NOTIF_ID_VALID"}, {0x40182103, "NOTIF_ADDFD"},
