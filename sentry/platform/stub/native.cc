@@ -315,7 +315,10 @@ bool touches_reserved(u64 addr, u64 length) {
 
 void mm_lock() {
   u32* lock = &process().mm_lock;
-  while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE) != 0) sys6(kNrSchedYield);
+  // Bounded: a vfork child that was killed inside must not hold its parent for ever.
+  for (u32 tries = 0; __atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE) != 0 && tries < 1000000; ++tries) {
+    sys6(kNrSchedYield);
+  }
 }
 void mm_unlock() { __atomic_store_n(&process().mm_lock, 0, __ATOMIC_RELEASE); }
 
