@@ -119,7 +119,13 @@ class Connection : public RefCounted {
     if (r.target == SignalTarget::kAll) {
       for (const auto& [pid, group] : kernel().groups()) targets.emplace_back(group);
     } else {
-      ThreadGroup* group = r.target == SignalTarget::kInit ? kernel().init.get() : kernel().find_group(r.pid);
+      ThreadGroup* group = nullptr;
+      if (r.target == SignalTarget::kExec) {
+        auto it = execs().find(r.exec_id);
+        group = it != execs().end() ? it->second->group.get() : nullptr;
+      } else {
+        group = r.target == SignalTarget::kInit ? kernel().init.get() : kernel().find_group(r.pid);
+      }
       if (group == nullptr || group->zombie) return error_reply(Errno::kSrch, "no such process");
       targets.emplace_back(group);
     }
@@ -203,9 +209,25 @@ class Connection : public RefCounted {
       for (task::Task* task : group->tasks) {
         if (e.host_pid == 0) e.host_pid = task->thread->address_space() ? task->thread->address_space()->host_pid() : 0;
       }
+      e.cmdline = command_line(*group);
       out.processes.push_back(std::move(e));
     }
     return out;
+  }
+
+  // As the guest's memory has it now (ps(1) shows what programs write there); empty for zombies.
+  static std::vector<std::string> command_line(ThreadGroup& group) {
+    std::vector<std::string> words;
+    if (group.tasks.empty() || !group.image || group.image->arg_end <= group.image->arg_start) return words;
+    std::string bytes(std::min<u64>(group.image->arg_end - group.image->arg_start, 4096), '\0');
+    auto got = group.tasks[0]->memory().read_some(group.image->arg_start, bytes.data(), bytes.size());
+    bytes.resize(got ? *got : 0);
+    for (size_t at = 0; at < bytes.size();) {
+      size_t end = std::min(bytes.find('\0', at), bytes.size());
+      words.push_back(bytes.substr(at, end - at));
+      at = end + 1;
+    }
+    return words;
   }
 
   Reply handle(DebugRequest& r, Packet&) {
@@ -254,14 +276,19 @@ class Connection : public RefCounted {
   bool closed_ = false;
 };
 
+constexpr uid_t kOverflowUid = 65534;
+
 void accept_all(int listener) {
   for (;;) {
     UniqueFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd) return;
     ucred peer{};
     socklen_t size = sizeof(peer);
+    // In a user namespace the host's administrator has no uid of ours: the kernel shows the overflow uid. The socket's
+    // directory, which is the caller's own, keeps others away.
+    bool own_user_namespace = !container_->config.uid_map.empty();
     if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
-        (peer.uid != 0 && peer.uid != container_->owner_uid)) {
+        (peer.uid != 0 && peer.uid != container_->owner_uid && !(own_user_namespace && peer.uid == kOverflowUid))) {
       LOG_WARNING("control: connection of uid %u refused", peer.uid);
       continue;
     }
