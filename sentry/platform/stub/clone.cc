@@ -27,9 +27,7 @@ void store_tid(u64 at, i32 value) {
 }
 
 // Binds and waits for the sentry's word to start.
-void bind(Context& ctx) {
-  ask_sentry(ctx, RequestKind::kBind);
-}
+void bind(Context& ctx) { ask_sentry(ctx, RequestKind::kBind); }
 
 // In a forked child: its own slots over the parent's, nothing of the parent's descriptors.
 void adopt_slots(i32 fd) {
@@ -77,7 +75,10 @@ void perform_clone(Context& ctx) {
   (void)old_mask;
   i64 ret = 0;
   if (clone.kind == CloneKind::kFork) {
+    // Another thread may hold the lock; in the child nobody would ever release it.
+    mm_lock();
     ret = sys6(kNrClone, flags, 0, native_tid, clone.clear_tid_ptr, 0);
+    mm_unlock();
     if (ret == 0) {
       adopt_slots(clone.fd);
       ctx.priv->robust_head = 0;

@@ -58,6 +58,16 @@ i64 do_brk(Context& ctx) {
   return static_cast<i64>(end);
 }
 
+// With mm_lock held.
+bool overlaps_shared(u64 addr, u64 length) {
+  const ProcessData& p = process();
+  u64 end = addr + page_up(length != 0 ? length : 1);
+  for (u32 i = 0; i < p.shared_count; ++i) {
+    if (addr < p.shared[i].end && end > p.shared[i].begin) return true;
+  }
+  return false;
+}
+
 bool do_mremap(Context& ctx, i64& ret) {
   u64* a = ctx.slot->args;
   if ((a[3] & ~3ull) != 0) return false;
@@ -67,18 +77,29 @@ bool do_mremap(Context& ctx, i64& ret) {
   }
   mm_lock();
   ret = sys6(kNrMremap, a[0], a[1], a[2], a[3], a[4]);
+  bool shared = !failed(ret) && overlaps_shared(a[0], a[1]);
   mm_unlock();
+  if (shared) note_shared(static_cast<u64>(ret), a[2]);
   return true;
 }
 
 bool do_madvise(Context& ctx, i64& ret) {
   u64* a = ctx.slot->args;
   switch (a[2]) {
-    case 0: case 1: case 2: case 3: case 4: case 8: case 14: case 15: break;
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+    case 8:
+    case 14:
+    case 15: break;
     default: return false;
   }
-  if (touches_reserved(a[0], a[1])) ret = -kEnomem;
-  else ret = sys6(kNrMadvise, a[0], a[1], a[2]);
+  if (touches_reserved(a[0], a[1]))
+    ret = -kEnomem;
+  else
+    ret = sys6(kNrMadvise, a[0], a[1], a[2]);
   return true;
 }
 
@@ -103,8 +124,10 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
     slot.sp = ctx.regs->rsp;
     submit(slot, RequestKind::kSignalCheck);
     if (slot.command == Command::kDeliver) {
-      if (slot.delivery.restart != 0 && restart_after_handler) ctx.regs->rip = after - 2;
-      else ctx.regs->rax = static_cast<u64>(-kEintr);
+      if (slot.delivery.restart != 0 && restart_after_handler)
+        ctx.regs->rip = after - 2;
+      else
+        ctx.regs->rax = static_cast<u64>(-kEintr);
       deliver(ctx);
       return static_cast<i64>(ctx.regs->rax);
     }
@@ -128,11 +151,16 @@ bool do_futex(Context& ctx, i64& ret) {
   u32 flags = static_cast<u32>(a[1]) & ~0x7fu;
   if ((flags & ~(128u | 256u)) != 0) return false;
   switch (op) {
-    case 1: case 3: case 4: case 5: case 10:
+    case 1:
+    case 3:
+    case 4:
+    case 5:
+    case 10:
       if ((flags & 256) != 0) return false;
       ret = sys6(kNrFutex, a[0], a[1], a[2], a[3], a[4], a[5]);
       return true;
-    case 0: case 9: break;
+    case 0:
+    case 9: break;
     default: return false;
   }
   TimeSpec deadline{};
@@ -157,15 +185,18 @@ bool do_futex(Context& ctx, i64& ret) {
     timeout = reinterpret_cast<u64>(&deadline);
   }
   u64 native_op = 9 | flags;
-  ret = blocking(ctx, timeout == 0, [&] {
-    return stub_blocking(kNrFutex, a[0], native_op, a[2], timeout, 0, bitset, &slot.kick);
-  });
+  ret = blocking(ctx, timeout == 0,
+                 [&] { return stub_blocking(kNrFutex, a[0], native_op, a[2], timeout, 0, bitset, &slot.kick); });
   return true;
 }
 
 bool do_sleep(Context& ctx, u32 clock, u64 flags, u64 request, u64 remain, i64& ret) {
   switch (clock) {
-    case 0: case 1: case 2: case 7: case 11: break;
+    case 0:
+    case 1:
+    case 2:
+    case 7:
+    case 11: break;
     default: return false;
   }
   if ((flags & ~1ull) != 0) {

@@ -1,232 +1,191 @@
-// Rewriting syscall sites into jumps, correct with other threads running in the same code:
-// A. `mov $nr,%eax; syscall`: the 5-byte mov becomes `jmp rel32` in one store; the syscall instruction stays.
-// B. the 2-byte syscall becomes `jmp rel8` to dead padding of the function, which holds the `jmp rel32`.
-// Saved instruction pointers before and after the site stay valid in both.
-#include "sentry/platform/stub/patch.h"
+// Rewriting syscall sites into jumps, so that the next call costs no signal. Two ways, both safe with other threads at
+// the site, because no instruction but the one replaced begins or ends elsewhere afterwards:
+//  A: `mov $nr,%eax; syscall`: the mov (5 bytes) becomes a jmp, the syscall stays;
+//  B: any `syscall`: becomes a two-byte jmp into padding nearby that holds the long jmp.
+// Each is one store within one cache line. Only private, read-only text is rewritten.
+#include "sentry/platform/stub/decode.h"
+#include "sentry/platform/stub/stub.h"
 
 namespace sbx::platform::stub {
 namespace {
 
+constexpr u64 kLine = 64;
 constexpr u64 kTrampolineBytes = 32;
-constexpr u64 kReach = 0x7ff00000;
-constexpr u32 kLine = 64;
+constexpr u64 kSearchStep = 512 * 1024;
+constexpr u32 kSearchSteps = 3000;  // in each direction: 1.5 GiB
+constexpr u64 kLowestMapping = 0x10000;
+constexpr u64 kReadOnlyText = 1 | 4;
+constexpr u64 kWritableText = 1 | 2 | 4;
 
-bool near(u64 a, u64 b) { return (a > b ? a - b : b - a) < kReach; }
+u64& failed_entry(u64 site) { return process().failed[(site * 0x9e3779b97f4a7c15ull) >> 56]; }
+static_assert(kFailedSites == 256);
 
-u64& failed_slot(u64 site) { return process().failed[(site * 0x9e3779b97f4a7c15ull) >> 56]; }
+bool reaches(u64 from, u64 to) {
+  i64 distance = static_cast<i64>(to - from);
+  return distance > -0x7fff0000 && distance < 0x7fff0000;
+}
 
-bool is_shared(u64 site) {
+bool may_be_shared(u64 site) {
   const ProcessData& p = process();
   for (u32 i = 0; i < p.shared_count; ++i) {
-    if (site + 16 > p.shared[i].begin && site < p.shared[i].end + 16) return true;
+    if (site + 2 > p.shared[i].begin && site < p.shared[i].end) return true;
   }
   return false;
 }
 
-// A page for trampolines that jumps at `site` can reach; null if there is none.
-TrampolinePage* find_page(u64 site) {
+TrampolinePage* new_page(u64 site) {
   ProcessData& p = process();
-  for (u32 i = p.trampolines; i-- > 0;) {
-    if (near(p.trampoline[i].addr, site) && p.trampoline[i].used + kTrampolineBytes <= kPageSize) {
-      return &p.trampoline[i];
-    }
-  }
   if (p.trampolines == kMaxTrampolinePages) return nullptr;
-  for (i64 step = 2; step < 2048; ++step) {
-    // Below first: the heap of a program grows above its text.
-    for (int side = 0; side < 2; ++side) {
-      u64 distance = static_cast<u64>(step) * 512 * 1024;
-      if (side == 0 && site < distance + 0x10000) continue;
-      u64 at = page_down(side == 0 ? site - distance : site + distance);
-      if (at + kPageSize > kUserEnd || !near(at, site) || touches_reserved(at, kPageSize)) continue;
-      // PRIVATE | ANONYMOUS | FIXED_NOREPLACE
-      if (sys6(kNrMmap, at, kPageSize, 7, 0x100022, ~0ull, 0) != static_cast<i64>(at)) continue;
-      p.trampoline[p.trampolines] = {at, 0, 0};
-      return &p.trampoline[p.trampolines++];
-    }
+  u64 home = site & ~(kPageSize - 1);
+  // Downwards first: above a program's image lies its heap, which must be able to grow.
+  for (u32 i = 0; i < 2 * kSearchSteps; ++i) {
+    u64 distance = (i % kSearchSteps + 1) * kSearchStep;
+    bool down = i < kSearchSteps;
+    if (down ? home < distance + kLowestMapping : home + distance >= kUserEnd - kPageSize) continue;
+    u64 at = down ? home - distance : home + distance;
+    if (touches_reserved(at, kPageSize)) continue;
+    if (sys6(kNrMmap, at, kPageSize, kReadOnlyText, 0x100022, ~0ull, 0) != static_cast<i64>(at)) continue;
+    p.trampoline[p.trampolines] = {at, 0, 0};
+    return &p.trampoline[p.trampolines++];
   }
   return nullptr;
 }
 
-void put4(u8* at, u32 value) { __builtin_memcpy(at, &value, 4); }
+void put(u8*& at, u64 value, u32 bytes) {
+  for (u32 i = 0; i < bytes; ++i) *at++ = static_cast<u8>(value >> (8 * i));
+}
 
-// Writes the trampoline of a site; 0 if there is no place. set_number: method A, the mov was overwritten.
-u64 make_trampoline(u64 site, u32 nr, bool set_number) {
-  TrampolinePage* page = find_page(site);
-  if (page == nullptr) return 0;
-  // Others may run in this page: it stays executable while it is written.
-  if (sys6(kNrMprotect, page->addr, kPageSize, 7) != 0) return 0;
-  u64 begin = page->addr + page->used;
+// Code that enters the stub and goes on at `ret`. 0: no room.
+u64 make_trampoline(u64 from, u64 ret, bool load_number, u32 nr) {
+  ProcessData& p = process();
+  TrampolinePage* page = nullptr;
+  for (u32 i = 0; i < p.trampolines && page == nullptr; ++i) {
+    TrampolinePage& candidate = p.trampoline[i];
+    if (candidate.used < kPageSize / kTrampolineBytes && reaches(from, candidate.addr)) page = &candidate;
+  }
+  if (page == nullptr) page = new_page(from);
+  if (page == nullptr || sys6(kNrMprotect, page->addr, kPageSize, kWritableText) != 0) return 0;
+  u64 start = page->addr + page->used * kTrampolineBytes;
   u8 code[kTrampolineBytes];
-  u8* p = code;
-  if (set_number) {
-    *p++ = 0xb8;  // mov $nr,%eax
-    put4(p, nr);
-    p += 4;
+  for (u8& byte : code) byte = 0xcc;
+  u8* at = code;
+  if (load_number) {
+    put(at, 0xb8, 1);  // mov $nr,%eax
+    put(at, nr, 4);
   }
-  *p++ = 0x48;  // movabs $ret,%rcx
-  *p++ = 0xb9;
-  u64 ret = site + 2;
-  __builtin_memcpy(p, &ret, 8);
-  p += 8;
-  *p++ = 0x41;  // mov $stub_entry,%r11d
-  *p++ = 0xbb;
-  put4(p, static_cast<u32>(reinterpret_cast<u64>(&stub_entry)));
-  p += 4;
-  *p++ = 0x41;  // jmp *%r11
-  *p++ = 0xff;
-  *p++ = 0xe3;
-  bool ok = copy_out(begin, code, static_cast<u64>(p - code));
-  sys6(kNrMprotect, page->addr, kPageSize, 5);
-  if (!ok) return 0;
-  page->used += kTrampolineBytes;
-  return begin;
+  put(at, 0xb948, 2);  // mov $ret,%rcx
+  put(at, ret, 8);
+  put(at, 0xbb41, 2);  // mov $stub_entry,%r11d
+  put(at, reinterpret_cast<u64>(&stub_entry), 4);
+  put(at, 0xe3ff41, 3);  // jmp *%r11
+  bool written = copy_out(start, code, sizeof(code));
+  if (sys6(kNrMprotect, page->addr, kPageSize, kReadOnlyText) != 0) die();
+  if (!written) return 0;
+  ++page->used;
+  return start;
 }
 
-bool is_trampoline(u64 target) {
-  const ProcessData& p = process();
-  for (u32 i = 0; i < p.trampolines; ++i) {
-    if (page_down(target) == p.trampoline[i].addr) return true;
-  }
-  return false;
+void encode_jump(u8* to, u64 at, u64 target) {
+  *to++ = 0xe9;
+  put(to, target - (at + kJumpBytes), 4);
 }
 
-// Replaces `n` bytes at `at` by one 8-byte store that stays inside a cache line. The page is writable.
-bool store_bytes(u64 at, const u8* bytes, u32 n) {
-  u64 from = at;
-  if ((from & (kLine - 1)) > kLine - 8) from = (from & ~static_cast<u64>(kLine - 1)) + kLine - 8;
-  u64 value = 0;
-  if (!copy_in(&value, from, 8)) return false;
-  u8 image[8];
-  __builtin_memcpy(image, &value, 8);
-  for (u32 i = 0; i < n; ++i) image[at - from + i] = bytes[i];
-  __builtin_memcpy(&value, image, 8);
-  return stub_store8(from, value) == 0;
+// Replaces `n` bytes in one store, unless the guest changed any of the eight around them meanwhile.
+bool store_in_line(u64 at, const u8* bytes, u32 n) {
+  u64 offset = at & (kLine - 1);
+  if (offset + n > kLine) return false;
+  u64 start = offset + 8 > kLine ? at - (offset + 8 - kLine) : at;
+  u64 old = *reinterpret_cast<u64*>(start), fresh = old;
+  for (u32 i = 0; i < n; ++i) reinterpret_cast<u8*>(&fresh)[at - start + i] = bytes[i];
+  return __atomic_compare_exchange_n(reinterpret_cast<u64*>(start), &old, fresh, false, __ATOMIC_SEQ_CST,
+                                     __ATOMIC_SEQ_CST);
 }
 
-constexpr bool in_one_line(u64 at, u32 n) { return (at & (kLine - 1)) + n <= kLine; }
-
-void make_jump(u8* out, u64 at, u64 target) {
-  out[0] = 0xe9;
-  put4(out + 1, static_cast<u32>(target - (at + 5)));
+bool patch_mov(const u8* code, u64 page, u32 site, u32 nr) {
+  if (site < kJumpBytes + 1) return false;
+  u32 at = site - kJumpBytes;
+  if (code[at] != 0xb8) return false;
+  // With a REX.B in front the register would be r8d.
+  if ((code[at - 1] & 0xf1) == 0x41) return false;
+  u32 number = 0;
+  for (u32 i = 0; i < 4; ++i) number |= static_cast<u32>(code[at + 1 + i]) << (8 * i);
+  if (number != nr || ((page + at) & (kLine - 1)) + kJumpBytes > kLine) return false;
+  u64 trampoline = make_trampoline(page + at, page + site + 2, true, nr);
+  if (trampoline == 0) return false;
+  u8 jump[kJumpBytes];
+  encode_jump(jump, page + at, trampoline);
+  if (sys6(kNrMprotect, page, kPageSize, kWritableText) != 0) return false;
+  bool done = store_in_line(page + at, jump, kJumpBytes);
+  if (sys6(kNrMprotect, page, kPageSize, kReadOnlyText) != 0) die();
+  return done;
 }
 
-// Five dead bytes in the site's page that a short jump at `site` reaches; 0 if there are none.
-u64 find_pad(u64 site) {
-  u64 page = page_down(site);
-  u64 begin = site + 2, end = begin + 127 + 5;
-  if (end > page + kPageSize) end = page + kPageSize;
-  u8 code[160];
-  u64 n = end - begin;
-  if (n > sizeof(code) || !copy_in(code, begin, n)) return 0;
-  // Forward: walk to the function's end, then count its padding.
-  const u8* stop = code + n;
-  const u8* p = code;
-  bool dead = false;
-  const u8* run = nullptr;
-  while (p < stop) {
-    Instruction i = decode(p, stop);
-    if (i.length == 0) break;
-    if (dead && i.nop) {
-      if (run == nullptr) run = p;
-      if (p + i.length - run >= 5 && run - code <= 127) return begin + static_cast<u64>(run - code);
-    } else {
-      dead = i.ends;
-      run = nullptr;
-    }
-    p += i.length;
-  }
-  // Both ways: a run of int3 is padding wherever it lies (Go, some linkers).
-  u64 low = site + 2 < page + 128 ? page : site + 2 - 128;
-  u64 high = begin + 127 + 5 < page + kPageSize ? begin + 127 + 5 : page + kPageSize;
-  u8 around[300];
-  n = high - low;
-  if (n > sizeof(around) || !copy_in(around, low, n)) return 0;
-  u32 length = 0;
-  for (u64 i = 0; i < n; ++i) {
-    length = around[i] == 0xcc ? length + 1 : 0;
-    u64 at = low + i - 4;
-    if (length >= 6 && at + 128 >= begin && at <= begin + 127) return at;
-  }
-  return 0;
-}
-
-// Other threads may run in the page: it stays executable.
-bool open_page(u64 page) { return sys6(kNrMprotect, page, kPageSize, 7) == 0; }
-void close_page(u64 page) { sys6(kNrMprotect, page, kPageSize, 5); }
-
-bool patch_site(u64 site, u32 nr) {
-  u8 code[7];
-  if (page_down(site - 5) != page_down(site + 1) || !copy_in(code, site - 5, 7)) return false;
-  if (code[5] != 0x0f || code[6] != 0x05) return false;
-  u32 operand = 0;
-  __builtin_memcpy(&operand, code + 1, 4);
-  u8 before = 0;
-  bool rex = copy_in(&before, site - 6, 1) && (before & 0xf1) == 0x41;  // mov $nr,%r8d
-  if (code[0] == 0xb8 && operand == nr && !rex && in_one_line(site - 5, 5)) {
-    u64 target = make_trampoline(site, nr, true);
-    if (target == 0) return false;
-    u8 jump[5];
-    make_jump(jump, site - 5, target);
-    if (!open_page(page_down(site))) return false;
-    bool ok = store_bytes(site - 5, jump, 5);
-    close_page(page_down(site));
-    return ok;
-  }
-  if (!in_one_line(site, 2)) return false;
-  u64 pad = find_pad(site);
-  if (pad == 0) return false;
-  u64 target = make_trampoline(site, nr, false);
-  if (target == 0) return false;
-  u8 jump[5];
-  make_jump(jump, pad, target);
-  if (!open_page(page_down(site))) return false;
-  bool ok = copy_out(pad, jump, 5);
-  u8 shorter[2] = {0xeb, static_cast<u8>(pad - (site + 2))};
-  ok = ok && store_bytes(site, shorter, 2);
-  close_page(page_down(site));
-  return ok;
-}
-
-// A trap at a site whose mov is a jump already: a jump to the syscall itself, or a restarted call.
-bool already_patched(u64 site) {
-  u8 code[5];
-  if (!copy_in(code, site - 5, 5) || code[0] != 0xe9) return false;
-  i32 distance = 0;
-  __builtin_memcpy(&distance, code + 1, 4);
-  return is_trampoline(site + static_cast<u64>(static_cast<i64>(distance)));
-}
-
-// Only pages the guest cannot write are patched: their protection is known to be read and execute.
-bool page_is_writable(u64 addr) {
-  u8 byte = 0;
-  u64 value = 0;
-  u64 at = addr & ~7ull;
-  if (!copy_in(&byte, addr, 1) || !copy_in(&value, at, 8)) return true;
-  u32 seen = 0;
-  u32 word = static_cast<u32>(value);
-  // An unchanged compare-and-swap: faults exactly if the page cannot be written.
-  return stub_cas4(reinterpret_cast<u32*>(at), word, word, &seen) != 2;
+bool patch_pad(const u8* code, u64 page, u32 site) {
+  if (((page + site) & (kLine - 1)) == kLine - 1) return false;
+  Pad pad = find_pad(code, kPageSize, site, page);
+  if (pad.length == 0) return false;
+  u64 trampoline = make_trampoline(page + pad.at, page + site + 2, false, 0);
+  if (trampoline == 0) return false;
+  u8 jump[kJumpBytes];
+  encode_jump(jump, page + pad.at, trampoline);
+  if (sys6(kNrMprotect, page, kPageSize, kWritableText) != 0) return false;
+  // Nobody executes the padding; the rest becomes int3, which the next site may use.
+  auto* to = reinterpret_cast<volatile u8*>(page + pad.at);
+  for (u32 i = 0; i < pad.length; ++i) to[i] = i < kJumpBytes ? jump[i] : 0xcc;
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  u8 hop[2] = {0xeb, static_cast<u8>(pad.at - (site + 2))};
+  bool done = store_in_line(page + site, hop, 2);
+  if (sys6(kNrMprotect, page, kPageSize, kReadOnlyText) != 0) die();
+  return done;
 }
 
 }  // namespace
 
 void try_patch(Context& ctx) {
-  u64 site = ctx.regs->rip - 2;
+  u64 ret = ctx.regs->rip;
+  u64 site = ret - 2;
   u32 nr = static_cast<u32>(ctx.regs->rax);
-  if (nr == kNrSigreturn || site < kPageSize || site >= kUserEnd) return;
-  u64& failed = failed_slot(site);
-  if (failed == site) return;
+  if (nr == kNrSigreturn || ret < kLowestMapping || ret >= kUserEnd) return;
+  if (__atomic_load_n(&failed_entry(site), __ATOMIC_RELAXED) == site) return;
+  ProcessData& p = process();
+  u64 page = site & ~(kPageSize - 1);
   mm_lock();
-  if (!already_patched(site)) {
-    if (!is_shared(site) && !page_is_writable(site) && patch_site(site, nr)) {
-      ++ctx.slot->counters.patches;
-    } else {
-      ++ctx.slot->counters.unpatchable;
-      failed = site;
+  bool usable = !may_be_shared(page) && !may_be_shared(page + kPageSize - 2) && !touches_reserved(page, kPageSize) &&
+                (site < p.vdso_begin || site >= p.vdso_end) && (ret & (kPageSize - 1)) >= 2;
+  bool done = false, raced = false;
+  if (usable) {
+    // The page's text can be read in place: the only writers of text are we and a guest that harms itself.
+    u32 word = 0, seen = 0;
+    auto* first = reinterpret_cast<u32*>(page);
+    usable = copy_in(&word, page, 4) && stub_cas4(first, word, word, &seen) == 2;  // not writable
+    if (usable) {
+      const u8* code = reinterpret_cast<const u8*>(page);
+      u32 at = static_cast<u32>(site - page);
+      raced = code[at] != 0x0f || code[at + 1] != 0x05;
+      if (!raced) done = patch_mov(code, page, at, nr) || patch_pad(code, page, at);
     }
   }
+  if (done) {
+    ++ctx.slot->counters.patches;
+  } else if (!raced) {
+    ++ctx.slot->counters.unpatchable;
+    __atomic_store_n(&failed_entry(site), site, __ATOMIC_RELAXED);
+  }
   mm_unlock();
+}
+
+void leave_trampoline(GuestRegs& regs) {
+  const ProcessData& p = process();
+  for (u32 i = 0; i < p.trampolines; ++i) {
+    u64 offset = regs.rip - p.trampoline[i].addr;
+    if (offset >= kPageSize) continue;
+    const u8* code = reinterpret_cast<const u8*>(regs.rip - offset % kTrampolineBytes);
+    bool loads_number = code[0] == 0xb8;
+    u64 ret = 0;
+    if (!copy_in(&ret, reinterpret_cast<u64>(code) + (loads_number ? 7 : 2), 8)) return;
+    regs.rip = ret - (loads_number ? 2 + kJumpBytes : 2);
+    return;
+  }
 }
 
 }  // namespace sbx::platform::stub

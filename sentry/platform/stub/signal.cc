@@ -61,13 +61,15 @@ bool within(u64 rip, const char* begin, const char* end_inclusive) {
 void on_kick(UContext* uc, Private& priv) {
   ++priv.slot->counters.kicks;
   GuestRegs& regs = uc->mc.regs;
-  if (!in_stub(regs.rip)) return;  // the restorer sees the flag and asks
+  if (!in_stub(regs.rip)) {  // the restorer sees the flag and asks
+    leave_trampoline(regs);
+    return;
+  }
   if (within(regs.rip, stub_blocking_begin, stub_blocking_syscall)) {
     regs.rip = reinterpret_cast<u64>(stub_blocking_abort);
   } else if (regs.rip == reinterpret_cast<u64>(stub_exit_last)) {
     regs.rip = regs.rcx;  // only the jump is left: this is guest code already
-  } else if (regs.rip >= reinterpret_cast<u64>(stub_exit_restart) &&
-             regs.rip < reinterpret_cast<u64>(stub_exit_last)) {
+  } else if (regs.rip >= reinterpret_cast<u64>(stub_exit_restart) && regs.rip < reinterpret_cast<u64>(stub_exit_last)) {
     regs.rip = reinterpret_cast<u64>(stub_exit_restart);
     regs.rsp = priv.regs_base;
   } else if (within(regs.rip, stub_restorer_begin, stub_restorer_syscall)) {

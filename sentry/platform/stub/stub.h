@@ -197,6 +197,9 @@ i64 run_map_op(const MapOp& op);
 
 // patch.cc
 void try_patch(Context& ctx);
+// A guest interrupted inside a trampoline is put back to the site it came from: nothing has happened yet, and unwinders
+// know that address.
+void leave_trampoline(GuestRegs& regs);
 
 // Never returns: the whole process ends.
 [[noreturn]] void die();
