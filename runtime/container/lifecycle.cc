@@ -132,7 +132,8 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
   request.config.log_level = static_cast<u8>(settings.debug ? LogLevel::kDebug : LogLevel::kWarning);
   std::string cgroup_path = TRY(host::cgroup_path(spec.linux_.cgroups_path, options.id, settings.systemd_cgroup));
 
-  Created out{TRY(Container::create(settings.root, options.id)), UniqueFd(), std::nullopt};
+  Container container = TRY(Container::create(settings.root, options.id));
+  Created out{std::move(container), UniqueFd(), std::nullopt};
   CreateGuard guard(out.container);
   oci::State& state = out.container.state;
   state.oci_version = spec.oci_version;

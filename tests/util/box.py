@@ -85,8 +85,8 @@ class Result:
         self.wall, self.cpu, self.timed_out = wall, cpu, timed_out
 
 
-def run_host(argv, stdin=b"", timeout=120, environment=None):
-    """Runs a host command in a session of its own; kills the whole session when the time is over."""
+def run_host(argv, stdin=b"", timeout=120, environment=None, on_timeout=None):
+    """Runs a host command in a session of its own. When the time is over on_timeout is called and the session killed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -96,11 +96,13 @@ def run_host(argv, stdin=b"", timeout=120, environment=None):
         out, err = process.communicate(stdin, timeout)
     except subprocess.TimeoutExpired:
         timed_out = True
+        if on_timeout:
+            on_timeout()
         os.killpg(process.pid, signal.SIGKILL)
         try:
             out, err = process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            out, err = b"", b"(its output was still held open after the kill)"
+        except subprocess.TimeoutExpired as late:
+            out, err = late.stdout or b"", (late.stderr or b"") + b"(its output was still held open after the kill)"
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -202,10 +204,8 @@ class Oci:
 
     def run(self, argv, stdin=b"", timeout=120, **options):
         container = self.prepare(argv, **options)
-        result = run_host([*self.command, "run", "--bundle", self.bundle, container], stdin, timeout)
-        if result.timed_out:
-            self.delete(container)
-        return result
+        return run_host([*self.command, "run", "--bundle", self.bundle, container], stdin, timeout,
+                        on_timeout=lambda: self.delete(container))
 
     def call(self, *arguments, timeout=30):
         """Runs one of the runtime's commands, for example call("kill", id, "KILL")."""
