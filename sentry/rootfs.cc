@@ -7,7 +7,9 @@
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/proc/host_facts.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/net/socket.h"
 #include "sentry/task/fd_table.h"
+#include "sentry/task/task.h"
 #include "sentry/vfs/file_locks.h"
 #include "sentry/vfs/fs_types.h"
 
@@ -58,6 +60,11 @@ void register_filesystems(const control::BootConfig& config, [[maybe_unused]] st
   vfs::register_fs_type({"sysfs", [](string_view, string_view) { return make_tmpfs("size=0", "sysfs", "sysfs"); }});
   fs::pipe::register_fifo();
   fs::dev::register_devices();
+  net::register_unix();
+  net::caller_identity = [] {
+    const task::Task* task = task::current_task();
+    return task != nullptr ? net::Identity{task->pid(), task->creds->euid, task->creds->egid} : net::Identity{0, 0, 0};
+  };
   task::FdTable::on_close([](task::FdTable& table, int, vfs::File& file) {
     if (vfs::Inode* inode = file.inode(); inode != nullptr && inode->has_locks()) inode->locks().release_posix(&table);
   });

@@ -132,6 +132,11 @@ Result<i64> sys_clone3(Task& task, UserAddr user_args, Size size) {
   return do_clone(task, args);
 }
 
+Result<i64> sys_unshare(Task& task, Hex flags) {
+  TRY(task::unshare_task(task, flags.v));
+  return 0;
+}
+
 Result<i64> sys_execve(Task& task, UserPath path, UserAddr argv, UserAddr envp) {
   std::string name = TRY(path.read(task));
   return do_exec(task, AT_FDCWD, name, argv.addr, envp.addr, 0);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "sentry/base/counters.h"
+#include "sentry/fs/anon/pidfd.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/task/kernel.h"
 #include "sentry/task/signals.h"
@@ -240,6 +241,29 @@ Result<i64> sys_rt_tgsigqueueinfo(Task& task, Pid tgid, Pid tid, Signo signo, In
   SigInfo info = TRY(read_siginfo(task, info_in.addr, signo.n));
   if (forged(info) && tid.n != task.tid) return Errno::kPerm;
   return send_to_thread(task, tgid.n, tid.n, info);
+}
+
+Result<i64> sys_pidfd_send_signal(Task& task, Fd pidfd, Signo signo, InBuf info_in, Hex flags) {
+  if (flags.v != 0) return Errno::kInval;
+  auto file = TRY(task.fds->get(pidfd.n));
+  auto reference = ref_cast<fs::anon::PidFd>(file);
+  if (!reference) return Errno::kBadf;
+  SigInfo info = task::user_siginfo(task, signo.n);
+  if (info_in.addr != 0) {
+    if (TRY(In<i32>{info_in.addr}.read(task)) != signo.n) return Errno::kInval;
+    info = TRY(read_siginfo(task, info_in.addr, signo.n));
+    if (forged(info) && reference->pid() != task.pid()) return Errno::kPerm;
+  }
+  RefPtr<ThreadGroup> group(reference->group());
+  if (!group) return Errno::kSrch;
+  TRY(send_checked(task, *group, info));
+  return 0;
+}
+
+// The alternate stack belongs to the stub, which answers the call; it does not come here.
+Result<i64> sys_sigaltstack(Task&, InBuf, OutBuf) {
+  STUB("sigaltstack", 0);
+  return Errno::kInval;
 }
 
 }  // namespace sbx::syscalls

@@ -13,6 +13,18 @@ constexpr u64 kNamespaceFlags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLON
                                 CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
 constexpr u32 kCapSysAdmin = 21, kCapSysResource = 24;
 
+// The new namespaces that can be given: mounts and host name. The others would need state of their own.
+Result<void> check_namespaces(const Task& task, u64 flags) {
+  const u64 wanted = flags & kNamespaceFlags;
+  if (wanted == 0) return {};
+  if ((wanted & CLONE_NEWUSER) == 0 && !task.creds->capable(kCapSysAdmin)) return Errno::kPerm;
+  if ((wanted & ~static_cast<u64>(CLONE_NEWNS | CLONE_NEWUTS)) != 0) {
+    STUB("clone namespace flags", wanted);
+    return (wanted & CLONE_NEWUSER) != 0 ? Errno::kPerm : Errno::kInval;
+  }
+  return {};
+}
+
 Result<void> check_flags(const Task& task, const CloneArgs& args) {
   const u64 f = args.flags;
   if ((f & CLONE_SIGHAND) != 0 && (f & CLONE_VM) == 0) return Errno::kInval;
@@ -20,14 +32,7 @@ Result<void> check_flags(const Task& task, const CloneArgs& args) {
   if ((f & CLONE_NEWNS) != 0 && (f & CLONE_FS) != 0) return Errno::kInval;
   if ((f & CLONE_PARENT) != 0 && kernel().init == task.group) return Errno::kInval;
   if (args.exit_signal != 0 && !signal::valid(args.exit_signal)) return Errno::kInval;
-  if ((f & kNamespaceFlags) != 0) {
-    if ((f & CLONE_NEWUSER) == 0 && !task.creds->capable(kCapSysAdmin)) return Errno::kPerm;
-    // What can be given: mounts and host name. The others would need state of their own.
-    if ((f & kNamespaceFlags & ~static_cast<u64>(CLONE_NEWNS | CLONE_NEWUTS)) != 0) {
-      STUB("clone namespace flags", f & kNamespaceFlags);
-      return (f & CLONE_NEWUSER) != 0 ? Errno::kPerm : Errno::kInval;
-    }
-  }
+  TRY(check_namespaces(task, f));
   return {};
 }
 
@@ -120,6 +125,25 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   task.vfork_child = tid;
   task.thread->resume_clone(request, *child->thread);
   return tid;
+}
+
+Result<void> unshare_task(Task& task, u64 flags) {
+  constexpr u64 kProcess = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
+  constexpr u64 kKnown = kProcess | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | kNamespaceFlags;
+  if ((flags & ~kKnown) != 0) return Errno::kInval;
+  // A thread cannot leave its process (unshare(2)).
+  if ((flags & kProcess) != 0 && task.group->tasks.size() > 1) return Errno::kInval;
+  TRY(check_namespaces(task, flags));
+  if ((flags & (CLONE_FS | CLONE_NEWNS)) != 0 && task.fs->ref_count() > 1) task.fs = make_ref<FsContext>(*task.fs);
+  if ((flags & CLONE_FILES) != 0 && task.fds->ref_count() > 1) task.fds = task.fds->clone();
+  if ((flags & CLONE_NEWUTS) != 0) task.uts = make_ref<UtsNamespace>(*task.uts);
+  if ((flags & CLONE_NEWNS) != 0) {
+    std::function<vfs::Path(const vfs::Path&)> translate;
+    task.mounts = task.mounts->clone(&translate);
+    task.fs->root = translate(task.fs->root);
+    task.fs->cwd = translate(task.fs->cwd);
+  }
+  return {};
 }
 
 }  // namespace sbx::task

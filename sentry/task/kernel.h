@@ -95,6 +95,8 @@ struct CloneArgs {
 };
 // Makes the child and resumes the caller's thread with it (task.resumed). Returns the child's tid.
 Result<i64> clone_task(Task& task, const CloneArgs& args);
+// unshare(2): flags CLONE_FS, CLONE_FILES, CLONE_NEWNS, CLONE_NEWUTS; other namespaces as clone_task.
+Result<void> unshare_task(Task& task, u64 flags);
 
 struct ExecArgs {
   vfs::Path file;              // already resolved
