@@ -1,175 +1,328 @@
-// Small loops over one operation each. micro NAME... prints "NAME nanoseconds" for each; without arguments, all of them.
-// Static and without libraries beyond libc, so that it runs the same in every root filesystem.
+// micro [ROW...]: nanoseconds of single operations, one line `name ns_per_op operations` each (all rows without
+// arguments). `operations` counts everything the row did, so that a caller can divide the CPU time it saw.
+// micro time PROGRAM [ARGUMENT...]: the wall time of one program, its output thrown away, as `time ns 1`.
+// micro spin: keeps a processor busy until killed. One static file, so that it runs in any root filesystem.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-static void must(int ok, const char *what) {
-  if (ok) return;
+enum { kPage = 4096, kMap = 64 << 10, kFaultPages = 1024, kChunk = 64 << 10, kBatches = 3 };
+static const double kBatchNs = 30e6;               // long against the clock and a time slice, short against a round
+static const char* const kFile = "/bench/file1m";  // 1 MiB, put there by bench/run
+
+static const char* self;  // this program, for exec
+static char buffer[kChunk];
+static volatile uint64_t sink;
+
+static void die(const char* what) {
   fprintf(stderr, "micro: %s: %s\n", what, strerror(errno));
   exit(1);
 }
 
-static long clock_ns(void) {
+// Every operation must do its work: a refused call would be a fast one.
+static long need(long result, const char* what) {
+  if (result < 0) die(what);
+  return result;
+}
+
+static double now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000L + t.tv_nsec;
+  return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
-static void do_getpid(long n) { while (n--) syscall(SYS_getpid); }
-// getppid changes when a parent dies, so it has to be asked: a call that does nothing.
-static void do_null(long n) { while (n--) getppid(); }
-static void do_clock(long n) { struct timespec t; while (n--) clock_gettime(CLOCK_REALTIME, &t); }
+static void cpu(long n) {
+  uint64_t x = 88172645463325252u;
+  for (long i = 0; i < n; i++) x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+  sink = x;
+}
 
-static void do_cpu(long n) {
-  unsigned long x = 1;
-  while (n--) {
-    x = x * 6364136223846793005UL + 1442695040888963407UL;
-    __asm__ volatile("" : "+r"(x));
+static void libc_getpid(long n) {
+  for (long i = 0; i < n; i++) need(getpid(), "getpid");
+}
+
+static void libc_getppid(long n) {
+  for (long i = 0; i < n; i++) need(getppid(), "getppid");
+}
+
+static void null_call(long n) {
+  for (long i = 0; i < n; i++) need(getpgid(0), "getpgid");
+}
+
+static void clock_read(long n) {
+  struct timespec t;
+  for (long i = 0; i < n; i++) need(clock_gettime(CLOCK_MONOTONIC, &t), "clock_gettime");
+}
+
+static char* anonymous(size_t size) {
+  char* p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) die("mmap");
+  return p;
+}
+
+static void mmap_touch(long n) {
+  for (long i = 0; i < n; i++) {
+    char* p = anonymous(kMap);
+    for (int at = 0; at < kMap; at += kPage) p[at] = 1;
+    need(munmap(p, kMap), "munmap");
   }
 }
 
-static void do_mmap(long n) {
-  while (n--) {
-    char *p = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    must(p != MAP_FAILED, "mmap");
-    for (int i = 0; i < 65536; i += 4096) p[i] = 1;
-    munmap(p, 65536);
+// One operation is one page; dropping the pages again is a 1024th of a call.
+static void page_fault(long n) {
+  static char* area;
+  if (!area) {
+    area = anonymous((size_t)kFaultPages * kPage);
+    madvise(area, (size_t)kFaultPages * kPage, MADV_NOHUGEPAGE);
+  }
+  while (n > 0) {
+    long pages = n < kFaultPages ? n : kFaultPages;
+    for (long i = 0; i < pages; i++) area[i * kPage] = 1;
+    need(madvise(area, (size_t)kFaultPages * kPage, MADV_DONTNEED), "madvise");
+    n -= pages;
   }
 }
 
-static void do_fault(long n) {
-  char *p = mmap(0, n * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  must(p != MAP_FAILED, "mmap");
-  madvise(p, n * 4096, MADV_NOHUGEPAGE);
-  for (long i = 0; i < n; i++) p[i * 4096] = 1;
-  munmap(p, n * 4096);
+static int turn;  // whose turn it is: 0 the measuring thread's, 1 the other's
+
+static void futex_wait_for(int value) {
+  int seen;
+  while ((seen = __atomic_load_n(&turn, __ATOMIC_ACQUIRE)) != value)
+    if (syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0) < 0 && errno != EAGAIN && errno != EINTR)
+      die("futex wait");
 }
 
-static int turn;
-static void pass(int me, long n) {
-  while (n--) {
-    while (__atomic_load_n(&turn, __ATOMIC_ACQUIRE) != me) syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, !me, 0, 0, 0);
-    __atomic_store_n(&turn, !me, __ATOMIC_RELEASE);
-    syscall(SYS_futex, &turn, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
-  }
-}
-static void *second_player(void *n) { pass(1, (long)n); return 0; }
-static void do_futex(long n) {
-  pthread_t t;
-  turn = 0;
-  must(pthread_create(&t, 0, second_player, (void *)n) == 0, "pthread_create");
-  pass(0, n);
-  pthread_join(t, 0);
+static void futex_give(int value) {
+  __atomic_store_n(&turn, value, __ATOMIC_RELEASE);
+  need(syscall(SYS_futex, &turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0), "futex wake");
 }
 
-static void *nothing(void *p) { return p; }
-static void do_thread(long n) {
-  while (n--) {
-    pthread_t t;
-    must(pthread_create(&t, 0, nothing, 0) == 0, "pthread_create");
-    pthread_join(t, 0);
+static void* futex_partner(void* count) {
+  for (long i = *(long*)count; i > 0; i--) {
+    futex_wait_for(1);
+    futex_give(0);
+  }
+  return NULL;
+}
+
+static void start_thread(pthread_t* thread, void* (*body)(void*), void* argument) {
+  errno = pthread_create(thread, NULL, body, argument);
+  if (errno) die("pthread_create");
+}
+
+static void futex_pingpong(long n) {
+  pthread_t thread;
+  start_thread(&thread, futex_partner, &n);
+  for (long i = 0; i < n; i++) {
+    futex_give(1);
+    futex_wait_for(0);
+  }
+  pthread_join(thread, NULL);
+}
+
+static void* nothing(void* argument) { return argument; }
+
+static void thread_join(long n) {
+  for (long i = 0; i < n; i++) {
+    pthread_t thread;
+    start_thread(&thread, nothing, NULL);
+    pthread_join(thread, NULL);
   }
 }
 
-static void do_fork(long n) {
-  while (n--) {
-    pid_t pid = fork();
-    must(pid >= 0, "fork");
-    if (pid == 0) _exit(0);
-    must(waitpid(pid, 0, 0) == pid, "waitpid");
+static void wait_for(pid_t child) {
+  int status;
+  need(waitpid(child, &status, 0), "waitpid");
+  if (status != 0) {
+    fprintf(stderr, "micro: the child ended with status %#x\n", status);
+    exit(1);
   }
 }
-static void do_exec(long n) {
-  while (n--) {
-    int status = 0;
-    pid_t pid = fork();
-    must(pid >= 0, "fork");
-    if (pid == 0) {
-      execl("/bin/true", "true", (char *)0);
-      _exit(1);
+
+static void fork_wait(long n) {
+  for (long i = 0; i < n; i++) {
+    pid_t child = need(fork(), "fork");
+    if (child == 0) _exit(0);
+    wait_for(child);
+  }
+}
+
+static void fork_exec(long n) {
+  for (long i = 0; i < n; i++) {
+    pid_t child = need(fork(), "fork");
+    if (child == 0) {
+      execl(self, self, "exit", NULL);
+      _exit(127);
     }
-    must(waitpid(pid, &status, 0) == pid && status == 0, "/bin/true");
+    wait_for(child);
   }
 }
 
-static void do_pipe(long n) {
-  int a[2], b[2];
-  char c = 0;
-  must(pipe(a) == 0 && pipe(b) == 0, "pipe");
-  pid_t pid = fork();
-  must(pid >= 0, "fork");
-  if (pid == 0) {
-    close(a[1]);
-    while (read(a[0], &c, 1) == 1)
-      if (write(b[1], &c, 1) != 1) break;
-    _exit(0);
+static void spawn_wait(long n) {
+  char* arguments[] = {(char*)self, "exit", NULL};
+  for (long i = 0; i < n; i++) {
+    pid_t child;
+    errno = posix_spawn(&child, self, NULL, NULL, arguments, environ);
+    if (errno) die("posix_spawn");
+    wait_for(child);
   }
-  while (n--) must(write(a[1], &c, 1) == 1 && read(b[0], &c, 1) == 1, "pipe");
-  close(a[1]);
-  waitpid(pid, 0, 0);
 }
 
-static void do_open(long n) {
-  while (n--) {
-    int fd = open("/etc/passwd", O_RDONLY);
-    must(fd >= 0, "open");
-    close(fd);
-  }
+static void stat_file(long n) {
+  struct stat s;
+  for (long i = 0; i < n; i++) need(stat(kFile, &s), "stat");
 }
-static void do_stat(long n) { struct stat st; while (n--) must(stat("/etc/passwd", &st) == 0, "stat"); }
-static void do_read(long n) {
-  char b[4096];
-  int fd = open("/bin/true", O_RDONLY);
-  must(fd >= 0, "open");
-  while (n--) must(pread(fd, b, sizeof b, 0) == sizeof b, "pread");
+
+static void open_close(long n) {
+  for (long i = 0; i < n; i++) close(need(open(kFile, O_RDONLY), "open"));
+}
+
+static void pread_4k(long n) {
+  int fd = need(open(kFile, O_RDONLY), "open");
+  for (long i = 0; i < n; i++)
+    if (pread(fd, buffer, kPage, i % 256 * kPage) != kPage) die("pread");
   close(fd);
 }
-static void do_create(long n) {
-  char name[40];
-  snprintf(name, sizeof name, "/tmp/micro.%d", getpid());
-  while (n--) {
-    int fd = open(name, O_CREAT | O_EXCL | O_WRONLY, 0600);
-    must(fd >= 0 && write(fd, name, 10) == 10, "create");
+
+static void read_1m(long n) {
+  for (long i = 0; i < n; i++) {
+    int fd = need(open(kFile, O_RDONLY), "open");
+    long total = 0, got;
+    while ((got = need(read(fd, buffer, kChunk), "read")) > 0) total += got;
+    if (total != 1 << 20) die("short read");
     close(fd);
-    unlink(name);
   }
 }
 
-static const struct { const char *name; void (*run)(long); long start; } kRows[] = {
-    {"getpid", do_getpid, 1000},    {"null-call", do_null, 1000},  {"clock", do_clock, 1000},
-    {"cpu", do_cpu, 100000},        {"mmap-touch", do_mmap, 50},   {"page-fault", do_fault, 1000},
-    {"futex-pingpong", do_futex, 500}, {"thread", do_thread, 50},  {"fork-wait", do_fork, 20},
-    {"fork-exec-wait", do_exec, 10}, {"pipe-pingpong", do_pipe, 200}, {"open-close", do_open, 200},
-    {"stat", do_stat, 200},         {"pread-4k", do_read, 200},    {"create-unlink", do_create, 50},
+static void pipe_pingpong(long n) {
+  int there[2], back[2];
+  char byte = 0;
+  need(pipe(there), "pipe");
+  need(pipe(back), "pipe");
+  pid_t child = need(fork(), "fork");
+  if (child == 0) {
+    close(there[1]);
+    while (read(there[0], &byte, 1) == 1 && write(back[1], &byte, 1) == 1) continue;
+    _exit(0);
+  }
+  close(there[0]);
+  close(back[1]);
+  for (long i = 0; i < n; i++)
+    if (write(there[1], &byte, 1) != 1 || read(back[0], &byte, 1) != 1) die("pipe");
+  close(there[1]);
+  close(back[0]);
+  wait_for(child);
+}
+
+static volatile sig_atomic_t signals;
+
+static void on_signal(int number) {
+  (void)number;
+  signals++;
+}
+
+static void signal_self(long n) {
+  signal(SIGUSR1, on_signal);
+  pid_t me = getpid();
+  int before = signals;
+  for (long i = 0; i < n; i++) need(kill(me, SIGUSR1), "kill");
+  if (signals - before != n) die("a signal was lost");
+}
+
+static const struct {
+  const char* name;
+  void (*body)(long n);
+} kRows[] = {
+    {"cpu", cpu},
+    {"getpid", libc_getpid},
+    {"getppid", libc_getppid},
+    {"null-call", null_call},
+    {"clock_gettime", clock_read},
+    {"mmap-touch-munmap-64k", mmap_touch},
+    {"page-fault", page_fault},
+    {"futex-pingpong", futex_pingpong},
+    {"thread-create-join", thread_join},
+    {"fork-wait", fork_wait},
+    {"fork-exec-wait", fork_exec},
+    {"spawn-wait", spawn_wait},
+    {"stat", stat_file},
+    {"open-close", open_close},
+    {"pread-4k", pread_4k},
+    {"read-1m", read_1m},
+    {"pipe-pingpong", pipe_pingpong},
+    {"signal-self", signal_self},
 };
 
-int main(int argc, char **argv) {
-  for (size_t i = 0; i < sizeof kRows / sizeof *kRows; i++) {
-    int wanted = argc == 1;
-    for (int a = 1; a < argc; a++) wanted |= !strcmp(argv[a], kRows[i].name);
-    if (!wanted) continue;
-    // Enough repetitions for a tenth of a second, found by doubling; the first runs are the warm-up.
-    for (long n = kRows[i].start;; n *= 2) {
-      long from = clock_ns();
-      kRows[i].run(n);
-      long took = clock_ns() - from;
-      if (took < 50000000 && n < 1L << 32 && !(kRows[i].run == do_fault && n >= 1 << 17)) continue;
-      printf("%s %.2f\n", kRows[i].name, (double)took / n);
-      fflush(stdout);
-      break;
-    }
+static int ascending(const void* a, const void* b) {
+  double x = *(const double*)a, y = *(const double*)b;
+  return (x > y) - (x < y);
+}
+
+// Doubles the batch until it is long enough, then takes the median of a few.
+static void measure(const char* name, void (*body)(long n)) {
+  long n = 1, total = 0;
+  for (;; n *= 2) {
+    double start = now_ns();
+    body(n);
+    total += n;
+    if (now_ns() - start >= kBatchNs) break;
   }
+  double batch[kBatches];
+  for (int i = 0; i < kBatches; i++) {
+    double start = now_ns();
+    body(n);
+    batch[i] = (now_ns() - start) / n;
+    total += n;
+  }
+  qsort(batch, kBatches, sizeof batch[0], ascending);
+  printf("%s %.2f %ld\n", name, batch[kBatches / 2], total);
+  fflush(stdout);
+}
+
+static int time_program(char** argv) {
+  double start = now_ns();
+  pid_t child = need(fork(), "fork");
+  if (child == 0) {
+    int null = open("/dev/null", O_WRONLY);
+    if (null < 0 || dup2(null, STDOUT_FILENO) < 0) _exit(126);
+    execvp(argv[0], argv);
+    _exit(127);
+  }
+  wait_for(child);
+  printf("time %.0f 1\n", now_ns() - start);
   return 0;
+}
+
+int main(int argc, char** argv) {
+  self = argv[0];
+  if (argc == 2 && strcmp(argv[1], "exit") == 0) _exit(0);
+  if (argc == 2 && strcmp(argv[1], "spin") == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) cpu(1 << 20);
+  }
+  if (argc > 2 && strcmp(argv[1], "time") == 0) return time_program(argv + 2);
+  int known = argc == 1;
+  for (size_t row = 0; row < sizeof kRows / sizeof kRows[0]; row++) {
+    int wanted = argc == 1;
+    for (int i = 1; i < argc; i++) wanted |= strcmp(argv[i], kRows[row].name) == 0;
+    known |= wanted;
+    if (wanted) measure(kRows[row].name, kRows[row].body);
+  }
+  if (!known) fprintf(stderr, "micro: no such row\n");
+  return known ? 0 : 2;
 }
