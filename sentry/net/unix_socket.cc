@@ -118,7 +118,11 @@ Result<void> UnixSocket::auto_bind() {
 
 Result<void> UnixSocket::bind(const vfs::WalkContext& ctx, u32 umask, std::string_view address) {
   std::string_view name = TRY(name_within(address));
-  if (!name_.empty()) return Errno::kInval;
+  if (!name_.empty()) {
+    // A path is tried first, whatever the socket is called already.
+    const bool is_path = !name.empty() && name[0] != '\0';
+    return is_path && vfs::resolve(ctx, name) ? Errno::kAddrinuse : Errno::kInval;
+  }
   if (name.empty()) return auto_bind();
   if (name[0] == '\0') {
     std::string full = address_of(name);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "sentry/syscalls/socket_args.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::syscalls {
@@ -98,10 +99,20 @@ constexpr size_t kChunk = 65536;  // files with a position may move this much a 
 
 // A nameless object (eventfd, timerfd...) takes one value a call; everything else is a stream of bytes or messages.
 bool takes_all(const vfs::File& file) { return file.inode() == nullptr || file.inode()->type() != 0; }
+
+// The blocking loop. Of all files only sockets may have been told for how long (SO_RCVTIMEO, SO_SNDTIMEO).
+template <typename Attempt>
+Result<size_t> block(vfs::File& file, u64 net::Socket::*timeout, const char* reason, Attempt attempt) {
+  if (file.inode() != nullptr && file.inode()->type() == S_IFSOCK) {
+    auto* socket = dynamic_cast<net::Socket*>(&file);
+    if (socket != nullptr) return wait_for_socket(*socket, Wait::kYes, socket->*timeout, reason, attempt);
+  }
+  return file.block_until(attempt, reason);
+}
 }  // namespace
 
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {
-  auto moved = file.block_until([&] { return file.read(sink, offset); }, "read");
+  auto moved = block(file, &net::Socket::receive_timeout, "read", [&] { return file.read(sink, offset); });
   if (!moved || *moved == 0) return moved;
   size_t done = *moved;
   // What is no multiple of a chunk was cut short by the end of the file or by a fault.
@@ -120,7 +131,7 @@ Written write_file(const security::Credentials& creds, vfs::File& file, vfs::Sou
   const size_t total = source.left();  // not asked again: /dev/null takes bytes without looking at them
   // One attempt even for no bytes: it has the errors, and an empty datagram is a message.
   do {
-    auto moved = file.block_until([&] { return file.write(source, offset); }, "write");
+    auto moved = block(file, &net::Socket::send_timeout, "write", [&] { return file.write(source, offset); });
     if (!moved) {
       written.error = moved.error();
       break;
