@@ -1,15 +1,20 @@
 #include "sentry/rootfs.h"
 
+#include <algorithm>
+
 #include "sentry/fs/anon/epoll.h"
 #include "sentry/fs/dev/devices.h"
 #include "sentry/fs/devpts/devpts.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/proc/host_facts.h"
+#include "sentry/fs/proc/proc.h"
+#include "sentry/fs/sys/sysfs.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/net/socket.h"
 #include "sentry/task/fd_table.h"
 #include "sentry/task/task.h"
+#include "sentry/task/kernel.h"
 #include "sentry/vfs/file_locks.h"
 #include "sentry/vfs/fs_types.h"
 
@@ -40,11 +45,18 @@ void fill_host_facts(const control::BootConfig& config) {
   facts.cgroup_path = config.cgroup_path;
   facts.cgroup_namespace = config.namespaces.own_cgroup;
   fs::proc::complete_host_facts();
+  // config.json writes them with dots; files have slashes.
+  auto& sysctls = task::kernel().sysctls;
+  for (auto [name, value] : config.sysctls) {
+    std::replace(name.begin(), name.end(), '.', '/');
+    if (name == "kernel/domainname") task::kernel().uts->domainname = value;
+    sysctls[name] = value;
+  }
 }
 
 }  // namespace
 
-void register_filesystems(const control::BootConfig& config, [[maybe_unused]] std::shared_ptr<gofer::Client> gofer) {
+void register_filesystems(const control::BootConfig& config, std::shared_ptr<gofer::Client> gofer) {
   fill_host_facts(config);
   using std::string_view;
   vfs::register_fs_type({"tmpfs", [](string_view, string_view data) { return make_tmpfs(data, "tmpfs", "tmpfs"); }});
@@ -56,8 +68,14 @@ void register_filesystems(const control::BootConfig& config, [[maybe_unused]] st
                            fs::devpts::Options options = TRY(fs::devpts::parse_options(data));
                            return RefPtr<vfs::FileSystem>(make_ref<fs::devpts::DevptsFs>(options));
                          }});
-  vfs::register_fs_type({"proc", [](string_view, string_view) { return make_tmpfs("size=0", "proc", "proc"); }});
-  vfs::register_fs_type({"sysfs", [](string_view, string_view) { return make_tmpfs("size=0", "sysfs", "sysfs"); }});
+  vfs::register_fs_type({"proc", [](string_view, string_view) -> Result<RefPtr<vfs::FileSystem>> {
+                           return fs::proc::proc_filesystem();
+                         }});
+  vfs::register_fs_type({"sysfs", [](string_view, string_view) -> Result<RefPtr<vfs::FileSystem>> {
+                           return fs::sys::sys_filesystem();
+                         }});
+  fs::proc::set_host_proc_reader(
+      [gofer](i32 pid, const char* kind) { return fs::gofer::host_proc(*gofer, pid, kind); });
   fs::pipe::register_fifo();
   fs::dev::register_devices();
   net::register_unix();
