@@ -160,18 +160,20 @@ Result<RefPtr<vfs::File>> open_fifo(vfs::Inode& inode, const vfs::Path& path, u3
   u32 mode = flags & O_ACCMODE;
   if (mode != O_RDONLY && mode != O_WRONLY && mode != O_RDWR) return Errno::kInval;
   bool nonblocking = flags & O_NONBLOCK;
-  if (mode == O_WRONLY && nonblocking && pipe->readers == 0) return Errno::kNxio;
+  if (mode == O_WRONLY && nonblocking && pipe->readers == 0 && &inode.fs() != &pipefs()) return Errno::kNxio;
   auto file = make_ref<PipeFile>(path, flags, pipe);
   // The other side may be waiting for us in open or in read.
   pipe->wake_everybody();
-  if (mode == O_RDONLY && pipe->writers == 0) {
+  // Only named pipes wait for their other end (fs/pipe.c fifo_open: "is_pipe"); a nameless one is opened by /proc/PID/fd.
+  bool named = &inode.fs() != &pipefs();
+  if (named && mode == O_RDONLY && pipe->writers == 0) {
     if (nonblocking) {
       file->writers_seen_ = pipe->writer_opens;
     } else {
       u64 before = pipe->writer_opens;
       TRY(pipe->read_queue.wait_until([&] { return pipe->writer_opens != before; }, "fifo open"));
     }
-  } else if (mode == O_WRONLY && pipe->readers == 0) {
+  } else if (named && mode == O_WRONLY && pipe->readers == 0) {
     u64 before = pipe->reader_opens;
     TRY(pipe->write_queue.wait_until([&] { return pipe->reader_opens != before; }, "fifo open"));
   }
