@@ -86,7 +86,7 @@ def markdown(results):
     lines += ["* %s" % note for note in h["notes"]]
     lines += ["", "Wall time: median, ± half the distance of the quartiles, (ratio of the medians to native).", ""]
     lines += table(results, "wall")
-    lines += ["", "CPU time of all processes of the box. Rows above `start`: per operation, without the start of the "
-              "container; the others: the whole container.", ""]
+    lines += ["", "CPU time of all processes of the box, per operation, less that of an empty container "
+              "(`start to exit`: all of it).", ""]
     lines += table(results, "cpu")
     return "\n".join(lines) + "\n"
