@@ -65,6 +65,8 @@ void Task::handle_syscall() {
     resumed = false;
     i64 result = kernel().dispatch(*this);
     if (exited || group->exiting) return;
+    // Another thread's exec ends this one: an interrupted call must not be begun again.
+    if (group->exec_task != nullptr && group->exec_task != this) return;
     if (resumed) {
       if (signal_pending(*this)) thread->kick();
       return;
