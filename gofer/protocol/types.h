@@ -93,9 +93,9 @@ struct FsStat {
       flags = 0;
 };
 
-// Files of /proc/PID that HostProc may read.
-enum class ProcKind : u32 { kMaps, kSmaps, kSmapsRollup, kStatm, kStat, kStatus, kIo, kCount };
-constexpr const char* kProcNames[] = {"maps", "smaps", "smaps_rollup", "statm", "stat", "status", "io"};
+// Files of /proc/PID that HostProc may read; the last one is of /proc itself (pid 0).
+enum class ProcKind : u32 { kMaps, kSmaps, kSmapsRollup, kStatm, kStat, kStatus, kIo, kMeminfo, kCount };
+constexpr const char* kProcNames[] = {"maps", "smaps", "smaps_rollup", "statm", "stat", "status", "io", "meminfo"};
 static_assert(sizeof(kProcNames) / sizeof(kProcNames[0]) == static_cast<u32>(ProcKind::kCount));
 
 using Bytes = std::string;

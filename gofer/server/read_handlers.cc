@@ -212,8 +212,14 @@ Result<SyncReply> Server::handle(const SyncRequest& m, Descriptors&) {
 
 Result<HostProcReply> Server::handle(const HostProcRequest& m, Descriptors&) {
   if (!options_.proc.valid()) return Errno::kOpnotsupp;
-  if (m.kind >= std::size(kProcNames) || m.pid == 0) return Errno::kInval;
-  std::string path = std::to_string(m.pid) + "/" + kProcNames[m.kind];
+  const bool of_system = m.kind == static_cast<u32>(ProcKind::kMeminfo);
+  if (m.kind >= std::size(kProcNames) || (m.pid == 0) != of_system) return Errno::kInval;
+  const std::string dir = of_system ? "." : std::to_string(m.pid);
+  // Memory maps are shown to who has the ids of the process (ptrace(2), PTRACE_MODE_READ_FSCREDS): stubs run as nobody.
+  struct stat owner {};
+  if (fstatat(options_.proc.get(), dir.c_str(), &owner, AT_SYMLINK_NOFOLLOW) != 0) return last_errno();
+  FsIds as_owner(owner.st_uid, owner.st_gid);
+  std::string path = dir + "/" + kProcNames[m.kind];
   UniqueFd fd(openat(options_.proc.get(), path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return last_errno();
   HostProcReply reply;
