@@ -13,7 +13,8 @@ using Json = nlohmann::json;
 // do nothing, so callers need not look after every field. A JSON null counts as absent.
 class Node {
  public:
-  Node(const Json* value, std::string path, std::string& error) : value_(value), path_(std::move(path)), error_(error) {}
+  Node(const Json* value, std::string path, std::string& error)
+      : value_(value), path_(std::move(path)), error_(error) {}
 
   bool present() const { return value_ != nullptr && !value_->is_null(); }
   const std::string& path() const { return path_; }
@@ -50,8 +51,7 @@ class Node {
     out = value_->get<bool>();
   }
   template <typename T>
-    requires(std::is_integral_v<T> && !std::is_same_v<T, bool>)
-  void read(T& out) const {
+  requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) void read(T& out) const {
     if (!present()) return;
     if (value_->is_number_unsigned()) {
       u64 v = value_->get<u64>();

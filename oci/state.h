@@ -21,12 +21,12 @@ struct State {
   StringMap annotations;
 
   std::string rootfs;
-  std::string created;  // RFC 3339
-  std::string owner;    // user name
+  std::string created;     // RFC 3339
+  std::string owner;       // user name
   u64 pid_start_time = 0;  // field 22 of /proc/PID/stat: a reused pid is not ours
   i32 gofer_pid = 0;
   u64 gofer_start_time = 0;
-  std::string cgroup_path;  // below each hierarchy's mount, "/docker/ID"; empty: none
+  std::string cgroup_path;               // below each hierarchy's mount, "/docker/ID"; empty: none
   std::vector<std::string> cgroup_dirs;  // directories that we made or joined, children after parents
   bool own_user_namespace = false;
   bool own_pid_namespace = true;  // asked for in the config (the sandbox always has one of its own)
@@ -35,7 +35,7 @@ struct State {
   bool no_new_privs = false;
   std::vector<Hook> poststart, poststop, start_container;
   std::vector<std::string> init_args;  // for ps of a created container
-  Process exec_defaults;  // env, cwd, user, capabilities, rlimits of init: what `exec ID CMD` starts from
+  Process exec_defaults;               // env, cwd, user, capabilities, rlimits of init: what `exec ID CMD` starts from
 };
 
 }  // namespace sbx::oci

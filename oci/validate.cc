@@ -10,33 +10,64 @@
 namespace sbx::oci {
 namespace {
 
-constexpr std::array<const char*, 41> kCapabilities = {
-    "CAP_CHOWN",           "CAP_DAC_OVERRIDE",     "CAP_DAC_READ_SEARCH", "CAP_FOWNER",         "CAP_FSETID",
-    "CAP_KILL",            "CAP_SETGID",           "CAP_SETUID",          "CAP_SETPCAP",        "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",   "CAP_NET_ADMIN",       "CAP_NET_RAW",        "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",       "CAP_SYS_MODULE",       "CAP_SYS_RAWIO",       "CAP_SYS_CHROOT",     "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",       "CAP_SYS_ADMIN",        "CAP_SYS_BOOT",        "CAP_SYS_NICE",       "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",        "CAP_SYS_TTY_CONFIG",   "CAP_MKNOD",           "CAP_LEASE",          "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",   "CAP_SETFCAP",          "CAP_MAC_OVERRIDE",    "CAP_MAC_ADMIN",      "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",      "CAP_BLOCK_SUSPEND",    "CAP_AUDIT_READ",      "CAP_PERFMON",        "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE"};
+constexpr std::array<const char*, 41> kCapabilities = {"CAP_CHOWN",
+                                                       "CAP_DAC_OVERRIDE",
+                                                       "CAP_DAC_READ_SEARCH",
+                                                       "CAP_FOWNER",
+                                                       "CAP_FSETID",
+                                                       "CAP_KILL",
+                                                       "CAP_SETGID",
+                                                       "CAP_SETUID",
+                                                       "CAP_SETPCAP",
+                                                       "CAP_LINUX_IMMUTABLE",
+                                                       "CAP_NET_BIND_SERVICE",
+                                                       "CAP_NET_BROADCAST",
+                                                       "CAP_NET_ADMIN",
+                                                       "CAP_NET_RAW",
+                                                       "CAP_IPC_LOCK",
+                                                       "CAP_IPC_OWNER",
+                                                       "CAP_SYS_MODULE",
+                                                       "CAP_SYS_RAWIO",
+                                                       "CAP_SYS_CHROOT",
+                                                       "CAP_SYS_PTRACE",
+                                                       "CAP_SYS_PACCT",
+                                                       "CAP_SYS_ADMIN",
+                                                       "CAP_SYS_BOOT",
+                                                       "CAP_SYS_NICE",
+                                                       "CAP_SYS_RESOURCE",
+                                                       "CAP_SYS_TIME",
+                                                       "CAP_SYS_TTY_CONFIG",
+                                                       "CAP_MKNOD",
+                                                       "CAP_LEASE",
+                                                       "CAP_AUDIT_WRITE",
+                                                       "CAP_AUDIT_CONTROL",
+                                                       "CAP_SETFCAP",
+                                                       "CAP_MAC_OVERRIDE",
+                                                       "CAP_MAC_ADMIN",
+                                                       "CAP_SYSLOG",
+                                                       "CAP_WAKE_ALARM",
+                                                       "CAP_BLOCK_SUSPEND",
+                                                       "CAP_AUDIT_READ",
+                                                       "CAP_PERFMON",
+                                                       "CAP_BPF",
+                                                       "CAP_CHECKPOINT_RESTORE"};
 
 constexpr std::array<std::pair<const char*, u32>, 16> kRlimits = {{{"RLIMIT_CPU", RLIMIT_CPU},
-                                                                    {"RLIMIT_FSIZE", RLIMIT_FSIZE},
-                                                                    {"RLIMIT_DATA", RLIMIT_DATA},
-                                                                    {"RLIMIT_STACK", RLIMIT_STACK},
-                                                                    {"RLIMIT_CORE", RLIMIT_CORE},
-                                                                    {"RLIMIT_RSS", RLIMIT_RSS},
-                                                                    {"RLIMIT_NPROC", RLIMIT_NPROC},
-                                                                    {"RLIMIT_NOFILE", RLIMIT_NOFILE},
-                                                                    {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK},
-                                                                    {"RLIMIT_AS", RLIMIT_AS},
-                                                                    {"RLIMIT_LOCKS", RLIMIT_LOCKS},
-                                                                    {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING},
-                                                                    {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE},
-                                                                    {"RLIMIT_NICE", RLIMIT_NICE},
-                                                                    {"RLIMIT_RTPRIO", RLIMIT_RTPRIO},
-                                                                    {"RLIMIT_RTTIME", RLIMIT_RTTIME}}};
+                                                                   {"RLIMIT_FSIZE", RLIMIT_FSIZE},
+                                                                   {"RLIMIT_DATA", RLIMIT_DATA},
+                                                                   {"RLIMIT_STACK", RLIMIT_STACK},
+                                                                   {"RLIMIT_CORE", RLIMIT_CORE},
+                                                                   {"RLIMIT_RSS", RLIMIT_RSS},
+                                                                   {"RLIMIT_NPROC", RLIMIT_NPROC},
+                                                                   {"RLIMIT_NOFILE", RLIMIT_NOFILE},
+                                                                   {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK},
+                                                                   {"RLIMIT_AS", RLIMIT_AS},
+                                                                   {"RLIMIT_LOCKS", RLIMIT_LOCKS},
+                                                                   {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING},
+                                                                   {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE},
+                                                                   {"RLIMIT_NICE", RLIMIT_NICE},
+                                                                   {"RLIMIT_RTPRIO", RLIMIT_RTPRIO},
+                                                                   {"RLIMIT_RTTIME", RLIMIT_RTTIME}}};
 
 Failure bad(const std::string& field, const std::string& what) { return Failure(field + ": " + what); }
 std::string quoted(const std::string& s) { return "\"" + s + "\""; }
@@ -70,7 +101,8 @@ HostResult<void> check_mappings(const std::string& field, const std::vector<IdMa
 }
 
 HostResult<void> check_namespaces(const Linux& l) {
-  static constexpr std::array<const char*, 8> kTypes = {"pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"};
+  static constexpr std::array<const char*, 8> kTypes = {"pid", "network", "mount",  "ipc",
+                                                        "uts", "user",    "cgroup", "time"};
   std::set<std::string> seen;
   for (size_t i = 0; i < l.namespaces.size(); ++i) {
     std::string field = item("linux.namespaces", i);
@@ -112,7 +144,8 @@ HostResult<void> check_mount(const std::string& field, const Mount& m) {
 HostResult<void> check_hooks(const std::string& field, const std::vector<Hook>& hooks) {
   for (size_t i = 0; i < hooks.size(); ++i) {
     TRY(require_absolute(item(field, i) + ".path", hooks[i].path));
-    if (hooks[i].timeout_s && *hooks[i].timeout_s <= 0) return bad(item(field, i) + ".timeout", "must be greater than 0");
+    if (hooks[i].timeout_s && *hooks[i].timeout_s <= 0)
+      return bad(item(field, i) + ".timeout", "must be greater than 0");
     for (size_t j = 0; j < hooks[i].env.size(); ++j) {
       const std::string& e = hooks[i].env[j];
       if (e.empty() || e[0] == '=') return bad(item(item(field, i) + ".env", j), quoted(e) + " is not NAME=value");
@@ -135,8 +168,8 @@ HostResult<void> check_device(const std::string& field, const Device& d) {
 
 bool known_action(const std::string& a) {
   static constexpr std::array<const char*, 9> kActions = {
-      "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO",
-      "SCMP_ACT_TRACE", "SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY"};
+      "SCMP_ACT_KILL",  "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP",  "SCMP_ACT_ERRNO",
+      "SCMP_ACT_TRACE", "SCMP_ACT_ALLOW",        "SCMP_ACT_LOG",         "SCMP_ACT_NOTIFY"};
   return one_of(a, kActions);
 }
 
@@ -144,10 +177,10 @@ HostResult<void> check_seccomp(const Seccomp& s) {
   static constexpr std::array<const char*, 7> kOps = {"SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE",       "SCMP_CMP_EQ",
                                                       "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"};
   static constexpr std::array<const char*, 21> kArchs = {
-      "SCMP_ARCH_X86",         "SCMP_ARCH_X86_64",  "SCMP_ARCH_X32",         "SCMP_ARCH_ARM",        "SCMP_ARCH_AARCH64",
-      "SCMP_ARCH_MIPS",        "SCMP_ARCH_MIPS64",  "SCMP_ARCH_MIPS64N32",   "SCMP_ARCH_MIPSEL",     "SCMP_ARCH_MIPSEL64",
-      "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PPC",     "SCMP_ARCH_PPC64",       "SCMP_ARCH_PPC64LE",    "SCMP_ARCH_S390",
-      "SCMP_ARCH_S390X",       "SCMP_ARCH_PARISC",  "SCMP_ARCH_PARISC64",    "SCMP_ARCH_RISCV64",    "SCMP_ARCH_LOONGARCH64",
+      "SCMP_ARCH_X86",         "SCMP_ARCH_X86_64", "SCMP_ARCH_X32",       "SCMP_ARCH_ARM",     "SCMP_ARCH_AARCH64",
+      "SCMP_ARCH_MIPS",        "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL",  "SCMP_ARCH_MIPSEL64",
+      "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PPC",    "SCMP_ARCH_PPC64",     "SCMP_ARCH_PPC64LE", "SCMP_ARCH_S390",
+      "SCMP_ARCH_S390X",       "SCMP_ARCH_PARISC", "SCMP_ARCH_PARISC64",  "SCMP_ARCH_RISCV64", "SCMP_ARCH_LOONGARCH64",
       "SCMP_ARCH_NATIVE"};
   static constexpr std::array<const char*, 4> kFlags = {"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG",
                                                         "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
@@ -202,8 +235,8 @@ HostResult<void> check_linux(Linux& l) {
   for (size_t i = 0; i < l.readonly_paths.size(); ++i) {
     TRY(require_absolute(item("linux.readonlyPaths", i), l.readonly_paths[i]));
   }
-  static constexpr std::array<const char*, 9> kPropagation = {"",       "shared",  "rshared",  "slave",      "rslave",
-                                                              "private", "rprivate", "unbindable", "runbindable"};
+  static constexpr std::array<const char*, 9> kPropagation = {
+      "", "shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable"};
   if (!one_of(l.rootfs_propagation, kPropagation)) {
     return bad("linux.rootfsPropagation", "unknown propagation " + quoted(l.rootfs_propagation));
   }
@@ -229,7 +262,8 @@ HostResult<void> check_linux(Linux& l) {
       return bad(field, "sysctl is not allowed in the host network namespace");
     }
     if (name == "kernel.hostname") return bad(field, "use hostname instead");
-    if (uts && l.find_namespace("uts") == nullptr) return bad(field, "sysctl is not allowed in the hosts uts namespace");
+    if (uts && l.find_namespace("uts") == nullptr)
+      return bad(field, "sysctl is not allowed in the hosts uts namespace");
   }
   return {};
 }
@@ -303,7 +337,8 @@ HostResult<void> validate(Process& p, const std::string& prefix) {
     Rlimit& r = p.rlimits[i];
     int number = rlimit_number(r.type);
     if (number < 0) return bad(item(field("rlimits"), i) + ".type", "unknown rlimit " + quoted(r.type));
-    if (!seen.insert(r.type).second) return bad(item(field("rlimits"), i) + ".type", quoted(r.type) + " is given twice");
+    if (!seen.insert(r.type).second)
+      return bad(item(field("rlimits"), i) + ".type", quoted(r.type) + " is given twice");
     if (r.soft > r.hard) return bad(item(field("rlimits"), i) + ".soft", "is greater than hard");
     r.resource = static_cast<u32>(number);
   }
@@ -313,7 +348,7 @@ HostResult<void> validate(Process& p, const std::string& prefix) {
   if (p.console_size && (p.console_size->first > 65535 || p.console_size->second > 65535)) {
     return bad(field("consoleSize"), "out of range");
   }
-  static constexpr std::array<const char*, 7> kPolicies = {"",          "SCHED_OTHER", "SCHED_BATCH",   "SCHED_IDLE",
+  static constexpr std::array<const char*, 7> kPolicies = {"",           "SCHED_OTHER", "SCHED_BATCH",   "SCHED_IDLE",
                                                            "SCHED_FIFO", "SCHED_RR",    "SCHED_DEADLINE"};
   if (!one_of(p.scheduler_policy, kPolicies)) {
     return bad(field("scheduler.policy"), "unknown policy " + quoted(p.scheduler_policy));
@@ -326,7 +361,8 @@ HostResult<void> validate(Process& p, const std::string& prefix) {
   }
   if (p.io_priority < 0 || p.io_priority > 7) return bad(field("ioPriority.priority"), "must be 0 to 7");
   std::vector<u32> cpus;
-  if (!parse_cpu_list(p.exec_cpu_affinity_initial, cpus)) return bad(field("execCPUAffinity.initial"), "not a CPU list");
+  if (!parse_cpu_list(p.exec_cpu_affinity_initial, cpus))
+    return bad(field("execCPUAffinity.initial"), "not a CPU list");
   if (!parse_cpu_list(p.exec_cpu_affinity_final, cpus)) return bad(field("execCPUAffinity.final"), "not a CPU list");
   return {};
 }
@@ -336,14 +372,17 @@ HostResult<void> validate(const Resources& r, const std::string& prefix) {
   static constexpr std::array<const char*, 6> kTypes = {"", "a", "c", "b", "u", "p"};
   for (size_t i = 0; i < r.devices.size(); ++i) {
     std::string name = item(field("devices"), i);
-    if (!one_of(r.devices[i].type, kTypes)) return bad(name + ".type", "unknown device type " + quoted(r.devices[i].type));
+    if (!one_of(r.devices[i].type, kTypes))
+      return bad(name + ".type", "unknown device type " + quoted(r.devices[i].type));
     if (r.devices[i].access.find_first_not_of("rwm") != std::string::npos) {
       return bad(name + ".access", quoted(r.devices[i].access) + " has a letter other than r, w and m");
     }
   }
   const MemoryLimits& m = r.memory;
-  for (const auto& [name, value] : {std::pair{"memory.limit", &m.limit}, {"memory.reservation", &m.reservation},
-                                    {"memory.swap", &m.swap}, {"memory.kernel", &m.kernel},
+  for (const auto& [name, value] : {std::pair{"memory.limit", &m.limit},
+                                    {"memory.reservation", &m.reservation},
+                                    {"memory.swap", &m.swap},
+                                    {"memory.kernel", &m.kernel},
                                     {"memory.kernelTCP", &m.kernel_tcp}}) {
     if (*value && **value < -1) return bad(field(name), "must be -1 or a number of bytes");
   }

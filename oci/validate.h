@@ -1,5 +1,6 @@
 // What a well-formed document must also satisfy. Every rejection names the field. Fills in what is computed from text
-// (rlimit numbers); opens nothing but looks at no path of the host either: missing files are found by those who open them.
+// (rlimit numbers); opens nothing but looks at no path of the host either: missing files are found by those who open
+// them.
 #pragma once
 #include "oci/spec.h"
 #include "sentry/base/result.h"

@@ -145,7 +145,8 @@ HostResult<void> boot(Sentry& sentry) {
   std::unique_ptr<gofer::Client> client = TRY(gofer::Client::connect(UniqueFd(config.gofer_fd)));
   sentry.gofer = std::move(client);
   // A terminal is one descriptor, named three times.
-  for (int i = 0; i < (config.process.terminal ? 1 : 3); ++i) sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
+  for (int i = 0; i < (config.process.terminal ? 1 : 3); ++i)
+    sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
   for (i32 fd : config.extra_fds) sentry.container.init_streams.extra.emplace_back(fd);
   if (config.strace) syscalls::strace_start(config.log_fd >= 0 ? config.log_fd : 2, config.strace_filter);
 

@@ -13,8 +13,8 @@
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/net/socket.h"
 #include "sentry/task/fd_table.h"
-#include "sentry/task/task.h"
 #include "sentry/task/kernel.h"
+#include "sentry/task/task.h"
 #include "sentry/vfs/file_locks.h"
 #include "sentry/vfs/fs_types.h"
 
@@ -60,7 +60,8 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   fill_host_facts(config);
   using std::string_view;
   vfs::register_fs_type({"tmpfs", [](string_view, string_view data) { return make_tmpfs(data, "tmpfs", "tmpfs"); }});
-  vfs::register_fs_type({"devtmpfs", [](string_view, string_view data) { return make_tmpfs(data, "devtmpfs", "devtmpfs"); }});
+  vfs::register_fs_type(
+      {"devtmpfs", [](string_view, string_view data) { return make_tmpfs(data, "devtmpfs", "devtmpfs"); }});
   vfs::register_fs_type({"ramfs", [](string_view, string_view) { return make_tmpfs("size=0", "ramfs", "ramfs"); }});
   // POSIX message queues are not there yet; what programs look for is the empty directory.
   vfs::register_fs_type({"mqueue", [](string_view, string_view) { return make_tmpfs("size=0", "mqueue", "mqueue"); }});
@@ -71,9 +72,8 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   vfs::register_fs_type({"proc", [](string_view, string_view) -> Result<RefPtr<vfs::FileSystem>> {
                            return fs::proc::proc_filesystem();
                          }});
-  vfs::register_fs_type({"sysfs", [](string_view, string_view) -> Result<RefPtr<vfs::FileSystem>> {
-                           return fs::sys::sys_filesystem();
-                         }});
+  vfs::register_fs_type(
+      {"sysfs", [](string_view, string_view) -> Result<RefPtr<vfs::FileSystem>> { return fs::sys::sys_filesystem(); }});
   fs::proc::set_host_proc_reader(
       [gofer](i32 pid, const char* kind) { return fs::gofer::host_proc(*gofer, pid, kind); });
   fs::pipe::register_fifo();

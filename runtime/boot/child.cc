@@ -166,8 +166,8 @@ void child_main(const ChildPlan& plan) {
   }
   // What is forked from here on is in the container's cgroup.
   await(plan, 'A');
-  // A mount namespace of its own from the first moment: this one is about to be emptied. It needs /proc and /dev/null to
-  // come up and then empties its own root.
+  // A mount namespace of its own from the first moment: this one is about to be emptied. It needs /proc and /dev/null
+  // to come up and then empties its own root.
   auto gofer = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD | CLONE_NEWNS, nullptr, nullptr, nullptr, nullptr));
   if (gofer < 0) give_up_errno(plan, "making the gofer's process");
   if (gofer == 0) {

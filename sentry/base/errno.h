@@ -12,9 +12,9 @@ enum class Errno : i32 {
   SBX_ERRNOS(SBX_ERRNO_ENUM)
 #undef SBX_ERRNO_ENUM
   // Interrupted by a signal; what happens next depends on the handler (signal(7), "Interruption of system calls").
-  kRestartSys = 512,         // restart if SA_RESTART or no handler ran
-  kRestartNoIntr = 513,      // always restart
-  kRestartNoHand = 514,      // restart only if no handler ran, else EINTR
+  kRestartSys = 512,           // restart if SA_RESTART or no handler ran
+  kRestartNoIntr = 513,        // always restart
+  kRestartNoHand = 514,        // restart only if no handler ran, else EINTR
   kRestartRestartBlock = 516,  // like NoHand; the call adjusts its timeout by itself
 };
 

@@ -33,15 +33,23 @@ template <typename T>
 class RefPtr {
  public:
   RefPtr() = default;
-  RefPtr(std::nullptr_t) {}                                    // NOLINT(google-explicit-constructor)
-  RefPtr(T* p) : p_(p) { if (p_) p_->ref(); }                  // NOLINT(google-explicit-constructor)
-  RefPtr(const RefPtr& o) : p_(o.p_) { if (p_) p_->ref(); }
+  RefPtr(std::nullptr_t) {}  // NOLINT(google-explicit-constructor)
+  RefPtr(T* p) : p_(p) {
+    if (p_) p_->ref();
+  }  // NOLINT(google-explicit-constructor)
+  RefPtr(const RefPtr& o) : p_(o.p_) {
+    if (p_) p_->ref();
+  }
   RefPtr(RefPtr&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
   template <typename U>
-  RefPtr(const RefPtr<U>& o) : p_(o.get()) { if (p_) p_->ref(); }  // NOLINT(google-explicit-constructor)
+  RefPtr(const RefPtr<U>& o) : p_(o.get()) {
+    if (p_) p_->ref();
+  }  // NOLINT(google-explicit-constructor)
   template <typename U>
-  RefPtr(RefPtr<U>&& o) noexcept : p_(o.leak()) {}             // NOLINT(google-explicit-constructor)
-  ~RefPtr() { if (p_) p_->unref(); }
+  RefPtr(RefPtr<U>&& o) noexcept : p_(o.leak()) {}  // NOLINT(google-explicit-constructor)
+  ~RefPtr() {
+    if (p_) p_->unref();
+  }
   RefPtr& operator=(RefPtr o) noexcept {
     std::swap(p_, o.p_);
     return *this;

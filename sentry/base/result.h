@@ -38,37 +38,44 @@ class [[nodiscard]] Result {
   using Value = T;
   using Error = E;
 
-  Result(T value) : ok_(true) { new (&storage_.value) T(std::move(value)); }  // NOLINT(google-explicit-constructor)
+  Result(T value) : ok_(true) { new (&storage_.value) T(std::move(value)); }   // NOLINT(google-explicit-constructor)
   Result(E error) : ok_(false) { new (&storage_.error) E(std::move(error)); }  // NOLINT(google-explicit-constructor)
   template <typename U>
-    requires(std::is_convertible_v<U, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
-             !std::is_same_v<std::remove_cvref_t<U>, E> && !std::is_same_v<std::remove_cvref_t<U>, Result>)
-  Result(U&& value) : ok_(true) {  // NOLINT(google-explicit-constructor)
+  requires(std::is_convertible_v<U, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
+           !std::is_same_v<std::remove_cvref_t<U>, E> && !std::is_same_v<std::remove_cvref_t<U>, Result>)
+      Result(U&& value)
+      : ok_(true) {  // NOLINT(google-explicit-constructor)
     new (&storage_.value) T(std::forward<U>(value));
   }
 
-  Result(const Result& o) requires(std::is_trivially_copyable_v<T> && std::is_trivially_copyable_v<E>) = default;
-  Result(const Result& o)
-    requires(std::is_copy_constructible_v<T> && !(std::is_trivially_copyable_v<T> && std::is_trivially_copyable_v<E>))
+  Result(const Result& o) requires(std::is_trivially_copyable_v<T>&& std::is_trivially_copyable_v<E>) = default;
+  Result(const Result& o) requires(std::is_copy_constructible_v<T> &&
+                                   !(std::is_trivially_copyable_v<T> && std::is_trivially_copyable_v<E>))
       : ok_(o.ok_) {
-    if (ok_) new (&storage_.value) T(o.storage_.value);
-    else new (&storage_.error) E(o.storage_.error);
+    if (ok_)
+      new (&storage_.value) T(o.storage_.value);
+    else
+      new (&storage_.error) E(o.storage_.error);
   }
-  Result(Result&& o) requires(std::is_trivially_copyable_v<T> && std::is_trivially_copyable_v<E>) = default;
+  Result(Result&& o) requires(std::is_trivially_copyable_v<T>&& std::is_trivially_copyable_v<E>) = default;
   Result(Result&& o) noexcept requires(!(std::is_trivially_copyable_v<T> && std::is_trivially_copyable_v<E>))
       : ok_(o.ok_) {
-    if (ok_) new (&storage_.value) T(std::move(o.storage_.value));
-    else new (&storage_.error) E(std::move(o.storage_.error));
+    if (ok_)
+      new (&storage_.value) T(std::move(o.storage_.value));
+    else
+      new (&storage_.error) E(std::move(o.storage_.error));
   }
   Result& operator=(Result o) noexcept {
     this->~Result();
     new (this) Result(std::move(o));
     return *this;
   }
-  ~Result() requires(std::is_trivially_destructible_v<T> && std::is_trivially_destructible_v<E>) = default;
+  ~Result() requires(std::is_trivially_destructible_v<T>&& std::is_trivially_destructible_v<E>) = default;
   ~Result() {
-    if (ok_) storage_.value.~T();
-    else storage_.error.~E();
+    if (ok_)
+      storage_.value.~T();
+    else
+      storage_.error.~E();
   }
 
   bool has_value() const { return ok_; }
@@ -93,7 +100,7 @@ class [[nodiscard]] Result {
  private:
   union Storage {
     Storage() {}
-    ~Storage() requires(std::is_trivially_destructible_v<T> && std::is_trivially_destructible_v<E>) = default;
+    ~Storage() requires(std::is_trivially_destructible_v<T>&& std::is_trivially_destructible_v<E>) = default;
     ~Storage() {}
     T value;
     E error;
@@ -122,8 +129,10 @@ class [[nodiscard]] Result<void, E> {
 
  private:
   static E no_error() {
-    if constexpr (std::is_same_v<E, Errno>) return Errno::kNone;
-    else return E(std::string());
+    if constexpr (std::is_same_v<E, Errno>)
+      return Errno::kNone;
+    else
+      return E(std::string());
   }
   bool ok_ = true;
   E error_ = no_error();
@@ -133,12 +142,12 @@ class [[nodiscard]] Result<void, E> {
 template <typename T = void>
 using HostResult = Result<T, Failure>;
 
-#define TRY(expr)                                                \
-  __extension__({                                                \
-    auto try_result_ = (expr);                                   \
-    if (!try_result_.has_value()) [[unlikely]]                   \
-      return std::move(try_result_).error();                     \
-    std::move(try_result_).value();                              \
+#define TRY(expr)                              \
+  __extension__({                              \
+    auto try_result_ = (expr);                 \
+    if (!try_result_.has_value()) [[unlikely]] \
+      return std::move(try_result_).error();   \
+    std::move(try_result_).value();            \
   })
 
 }  // namespace sbx

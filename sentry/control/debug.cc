@@ -23,18 +23,20 @@ void tasks(std::string& out) {
       std::string doing = "running";
       if (task->thread->in_sentry()) {
         u32 nr = task->entry.nr;
-        const char* name = task->entry.kind != platform::EntryKind::kSyscall ? "entry"
-                           : nr < syscalls::kRows && syscalls::kTable[nr].name != nullptr ? syscalls::kTable[nr].name : "?";
+        const char* name = task->entry.kind != platform::EntryKind::kSyscall              ? "entry"
+                           : nr < syscalls::kRows && syscalls::kTable[nr].name != nullptr ? syscalls::kTable[nr].name
+                                                                                          : "?";
         u64 since = task->fiber->parked_since();
         const char* reason = task->fiber->wait_reason();
         doing = str_printf("in %s, waits for %s, %llu ms", name, reason != nullptr ? reason : "nothing",
                            since != 0 ? static_cast<unsigned long long>((now - since) / 1'000'000) : 0ull);
       }
-      out += str_printf("    task %d host %d: %s; ip %#llx sp %#llx pending %#llx blocked %#llx\n", task->tid,
-                        task->thread->host_tid(), doing.c_str(), static_cast<unsigned long long>(task->thread->last_ip()),
-                        static_cast<unsigned long long>(task->thread->last_sp()),
-                        static_cast<unsigned long long>(task->pending.set() | group->pending.set()),
-                        static_cast<unsigned long long>(task->thread->signal_mask()));
+      out +=
+          str_printf("    task %d host %d: %s; ip %#llx sp %#llx pending %#llx blocked %#llx\n", task->tid,
+                     task->thread->host_tid(), doing.c_str(), static_cast<unsigned long long>(task->thread->last_ip()),
+                     static_cast<unsigned long long>(task->thread->last_sp()),
+                     static_cast<unsigned long long>(task->pending.set() | group->pending.set()),
+                     static_cast<unsigned long long>(task->thread->signal_mask()));
     }
   }
 }
@@ -57,7 +59,8 @@ void mounts(std::string& out) {
   vfs::Path root = kernel().mounts->root();
   for (const auto& mount : kernel().mounts->mounts()) {
     std::string at = "/";
-    if (mount->parent() != nullptr) at = vfs::path_text({RefPtr<vfs::Mount>(mount->parent()), mount->mountpoint()}, root);
+    if (mount->parent() != nullptr)
+      at = vfs::path_text({RefPtr<vfs::Mount>(mount->parent()), mount->mountpoint()}, root);
     out += str_printf("  %u %s on %s type %s flags %#llx\n", mount->id(), mount->source.c_str(), at.c_str(),
                       mount->fs().type_name(), static_cast<unsigned long long>(mount->flags));
   }

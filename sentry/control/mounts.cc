@@ -14,11 +14,19 @@ namespace sbx::control {
 namespace {
 
 u64 mount_flags(const BootMount& mount) {
-  static constexpr struct { MountFlag from; u64 to; } kFlags[] = {
-      {MountFlag::kReadOnly, MS_RDONLY}, {MountFlag::kNoSuid, MS_NOSUID}, {MountFlag::kNoDev, MS_NODEV},
-      {MountFlag::kNoExec, MS_NOEXEC}, {MountFlag::kNoAtime, MS_NOATIME}, {MountFlag::kNoDirAtime, MS_NODIRATIME},
-      {MountFlag::kRelAtime, MS_RELATIME}, {MountFlag::kStrictAtime, MS_STRICTATIME},
-      {MountFlag::kSynchronous, MS_SYNCHRONOUS}, {MountFlag::kDirSync, MS_DIRSYNC}};
+  static constexpr struct {
+    MountFlag from;
+    u64 to;
+  } kFlags[] = {{MountFlag::kReadOnly, MS_RDONLY},
+                {MountFlag::kNoSuid, MS_NOSUID},
+                {MountFlag::kNoDev, MS_NODEV},
+                {MountFlag::kNoExec, MS_NOEXEC},
+                {MountFlag::kNoAtime, MS_NOATIME},
+                {MountFlag::kNoDirAtime, MS_NODIRATIME},
+                {MountFlag::kRelAtime, MS_RELATIME},
+                {MountFlag::kStrictAtime, MS_STRICTATIME},
+                {MountFlag::kSynchronous, MS_SYNCHRONOUS},
+                {MountFlag::kDirSync, MS_DIRSYNC}};
   u64 flags = 0;
   for (const auto& f : kFlags) flags |= mount.has(f.from) ? f.to : 0;
   return flags;
@@ -120,9 +128,14 @@ class Builder {
         LOG_WARNING("device %s: %s", device.path.c_str(), errno_text(made.error()));
       }
     }
-    static constexpr struct { const char* path; const char* target; } kLinks[] = {
-        {"/dev/fd", "/proc/self/fd"}, {"/dev/stdin", "/proc/self/fd/0"}, {"/dev/stdout", "/proc/self/fd/1"},
-        {"/dev/stderr", "/proc/self/fd/2"}, {"/dev/ptmx", "pts/ptmx"}};
+    static constexpr struct {
+      const char* path;
+      const char* target;
+    } kLinks[] = {{"/dev/fd", "/proc/self/fd"},
+                  {"/dev/stdin", "/proc/self/fd/0"},
+                  {"/dev/stdout", "/proc/self/fd/1"},
+                  {"/dev/stderr", "/proc/self/fd/2"},
+                  {"/dev/ptmx", "pts/ptmx"}};
     for (const auto& link : kLinks) {
       vfs::NewNode node;
       node.mode = S_IFLNK | 0777;
@@ -147,11 +160,14 @@ class Builder {
     Errno error = Errno::kNone;
     if (S_ISDIR(found->inode()->type())) {
       auto empty = tmpfs::Tmpfs::create(tmpfs::Options{.mode = 0755});
-      if (auto m = ns_->mount(empty, *found, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "tmpfs"); !m) error = m.error();
+      if (auto m = ns_->mount(empty, *found, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "tmpfs"); !m)
+        error = m.error();
     } else {
       auto null = vfs::resolve(context(), "/dev/null");
-      if (!null) error = null.error();
-      else if (auto m = ns_->bind(*null, *found, 0, false); !m) error = m.error();
+      if (!null)
+        error = null.error();
+      else if (auto m = ns_->bind(*null, *found, 0, false); !m)
+        error = m.error();
     }
     if (error != Errno::kNone) return Failure(error, "linux.maskedPaths: " + path + ": " + errno_text(error));
     return {};

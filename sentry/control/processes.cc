@@ -78,8 +78,8 @@ HostResult<void> prepare_cwd(const ProcessSpec& in) {
     }
   }
   if (auto found = vfs::resolve(ctx, in.cwd, {.need_dir = true}); !found) {
-    return Failure(found.error(), "process.cwd: chdir to cwd (\"" + in.cwd + "\") set in config.json failed: " +
-                                      errno_text(found.error()));
+    return Failure(found.error(), "process.cwd: chdir to cwd (\"" + in.cwd +
+                                      "\") set in config.json failed: " + errno_text(found.error()));
   }
   return {};
 }
@@ -91,11 +91,13 @@ HostResult<task::ProcessSpec> make_process(const ProcessSpec& in, Streams stream
   out.cwd = in.cwd;
   out.creds = credentials(in, init_caps);
   out.umask = in.umask >= 0 ? static_cast<u32>(in.umask) : 022;
-  bool has_home = std::any_of(in.env.begin(), in.env.end(), [](const std::string& s) { return s.rfind("HOME=", 0) == 0; });
+  bool has_home =
+      std::any_of(in.env.begin(), in.env.end(), [](const std::string& s) { return s.rfind("HOME=", 0) == 0; });
   if (!has_home) out.env.push_back("HOME=" + home_directory(in.uid));
   for (size_t i = 0; i < out.limits.size(); ++i) {
     // What the container's processes would have inherited from the runtime.
-    if (getrlimit(static_cast<__rlimit_resource_t>(i), &out.limits[i]) != 0) out.limits[i] = {RLIM_INFINITY, RLIM_INFINITY};
+    if (getrlimit(static_cast<__rlimit_resource_t>(i), &out.limits[i]) != 0)
+      out.limits[i] = {RLIM_INFINITY, RLIM_INFINITY};
   }
   for (const Rlimit& limit : in.rlimits) {
     if (limit.resource < out.limits.size()) out.limits[limit.resource] = {limit.soft, limit.hard};

@@ -95,7 +95,8 @@ class Connection : public RefCounted {
   }
 
   Reply handle(StartRequest&, Packet&) {
-    if (container_->started) return error_reply(Errno::kInval, "cannot start a container that has already been started");
+    if (container_->started)
+      return error_reply(Errno::kInval, "cannot start a container that has already been started");
     auto started = start_init(*container_);
     if (!started) {
       // The container cannot run any more: tell the caller, then end as a failed exec would.
@@ -163,8 +164,10 @@ class Connection : public RefCounted {
     u32 id = next_exec_id++;
     execs()[id] = state;
     if (r.tied) {
-      if (closed_) task::exit_group(**group, SIGKILL);
-      else tied_.push_back(id);
+      if (closed_)
+        task::exit_group(**group, SIGKILL);
+      else
+        tied_.push_back(id);
     }
     return ExecReply{id, (*group)->pid};
   }
@@ -242,7 +245,9 @@ class Connection : public RefCounted {
     return TextReply{debug_text(r.what)};
   }
 
-  Reply handle(ResizeRequest&, Packet&) { return error_reply(Errno::kOpnotsupp, "resize: set the size of the host's terminal"); }
+  Reply handle(ResizeRequest&, Packet&) {
+    return error_reply(Errno::kOpnotsupp, "resize: set the size of the host's terminal");
+  }
 
   Reply handle(EventsRequest&, Packet&) { return error_reply(Errno::kOpnotsupp, "events come from the cgroup"); }
 

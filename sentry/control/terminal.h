@@ -9,7 +9,7 @@
 namespace sbx::control {
 
 struct MadeTerminal {
-  RefPtr<vfs::File> file;             // the slave, for descriptors 0, 1 and 2
+  RefPtr<vfs::File> file;  // the slave, for descriptors 0, 1 and 2
   RefPtr<task::ControllingTty> tty;
 };
 // `host_tty`: the slave of the host's pty, in raw mode. Size from the spec, else from the host's.

@@ -198,24 +198,32 @@ void Waiter::join(WaitQueue& queue) {
   queue_ = &queue;
   prev_ = queue.last_;
   next_ = nullptr;
-  if (queue.last_ != nullptr) queue.last_->next_ = this;
-  else queue.first_ = this;
+  if (queue.last_ != nullptr)
+    queue.last_->next_ = this;
+  else
+    queue.first_ = this;
   queue.last_ = this;
 }
 
 void Waiter::leave() {
   if (queue_ == nullptr) return;
-  if (prev_ != nullptr) prev_->next_ = next_;
-  else queue_->first_ = next_;
-  if (next_ != nullptr) next_->prev_ = prev_;
-  else queue_->last_ = prev_;
+  if (prev_ != nullptr)
+    prev_->next_ = next_;
+  else
+    queue_->first_ = next_;
+  if (next_ != nullptr)
+    next_->prev_ = prev_;
+  else
+    queue_->last_ = prev_;
   queue_ = nullptr;
   prev_ = next_ = nullptr;
 }
 
 void Waiter::fire() {
-  if (fiber_ != nullptr) fiber_->wake();
-  else notify_();
+  if (fiber_ != nullptr)
+    fiber_->wake();
+  else
+    notify_();
 }
 
 WaitQueue::~WaitQueue() {

@@ -1,6 +1,6 @@
-// Fibers: the threads of the emulated kernel. A guest thread's syscalls run on its fiber; blocking parks the fiber, never
-// the host thread. All functions here need the kernel lock (kernel_lock.h) unless said otherwise, and the lock is held
-// whenever fiber code runs (docs/decisions/0001-kernel-lock.md).
+// Fibers: the threads of the emulated kernel. A guest thread's syscalls run on its fiber; blocking parks the fiber,
+// never the host thread. All functions here need the kernel lock (kernel_lock.h) unless said otherwise, and the lock is
+// held whenever fiber code runs (docs/decisions/0001-kernel-lock.md).
 #pragma once
 #include <functional>
 #include <memory>
@@ -98,8 +98,8 @@ class WaitQueue {
   void wake_one();
   bool empty() const { return first_ == nullptr; }
 
-  // Parks until pred() holds. kRestartSys if interrupted, kTimedout at the deadline. pred is tested first and after each
-  // wake; nothing runs between a false test and the park, so no wake-up is lost.
+  // Parks until pred() holds. kRestartSys if interrupted, kTimedout at the deadline. pred is tested first and after
+  // each wake; nothing runs between a false test and the park, so no wake-up is lost.
   template <typename Pred>
   Result<void> wait_until(Pred pred, const char* reason, Deadline deadline = kNever,
                           Interruptible mode = Interruptible::kYes) {

@@ -53,9 +53,9 @@ Result<Elf> read_elf(vfs::File& file) {
   Elf elf;
   TRY(read_exact(file, 0, &elf.header, sizeof(elf.header)));
   const Elf64_Ehdr& h = elf.header;
-  if (std::memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 ||
-      h.e_machine != EM_X86_64 || (h.e_type != ET_EXEC && h.e_type != ET_DYN) ||
-      h.e_phentsize != sizeof(Elf64_Phdr) || h.e_phnum == 0 || h.e_phnum * sizeof(Elf64_Phdr) > kMaxHeaders) {
+  if (std::memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_machine != EM_X86_64 ||
+      (h.e_type != ET_EXEC && h.e_type != ET_DYN) || h.e_phentsize != sizeof(Elf64_Phdr) || h.e_phnum == 0 ||
+      h.e_phnum * sizeof(Elf64_Phdr) > kMaxHeaders) {
     return Errno::kNoexec;
   }
   elf.segments.resize(h.e_phnum);
@@ -100,7 +100,8 @@ Result<u64> add_segments(const Elf& elf, u64 bias, int host_fd, u64 fd_base, pla
       segment.length = mapped_end - start;
       segment.prot = prot;
       segment.source = {host_fd, fd_base + page_down(p.p_offset)};
-      // ld.so's early malloc relies on zeroes to the end of the page; a read-only tail cannot be zeroed and need not be.
+      // ld.so's early malloc relies on zeroes to the end of the page; a read-only tail cannot be zeroed and need not
+      // be.
       if (p.p_memsz > p.p_filesz && (prot & PROT_WRITE) != 0) segment.zero_from = file_end;
       image.segments.push_back(segment);
     } else {
@@ -148,7 +149,9 @@ class StackBuilder {
   }
 
  private:
-  struct Chunk { size_t n; };
+  struct Chunk {
+    size_t n;
+  };
   u64 top_;
   u64 used_ = 0;
   std::string reversed_;

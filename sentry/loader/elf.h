@@ -13,12 +13,12 @@
 namespace sbx::loader {
 
 struct LoadRequest {
-  RefPtr<vfs::File> file;         // opened for reading, execute permission checked
-  std::string filename;           // AT_EXECFN
+  RefPtr<vfs::File> file;  // opened for reading, execute permission checked
+  std::string filename;    // AT_EXECFN
   std::vector<std::string> argv, envp;
   const security::Credentials* creds = nullptr;  // after exec
-  bool secure = false;            // AT_SECURE
-  u64 stack_limit = 8 << 20;      // RLIMIT_STACK, soft
+  bool secure = false;                           // AT_SECURE
+  u64 stack_limit = 8 << 20;                     // RLIMIT_STACK, soft
   // Opens the interpreter named by PT_INTERP.
   std::function<Result<RefPtr<vfs::File>>(const std::string& path)> open_interpreter;
 };

@@ -33,49 +33,49 @@ constexpr ArgCopy in_len(u8 i, u8 length_arg) { return {ArgKind::kInLen, i, leng
 
 // By number, for the binary search.
 constexpr ArgRow kArgRows[] = {
-    {1, {in_len(1, 2)}},        // write
-    {2, {path(0)}},             // open
-    {4, {path(0)}},             // stat
-    {6, {path(0)}},             // lstat
-    {13, {in(1, 32)}},          // rt_sigaction
-    {18, {in_len(1, 2)}},       // pwrite64
-    {21, {path(0)}},            // access
-    {42, {in_len(1, 2)}},       // connect
-    {44, {in_len(1, 2)}},       // sendto
-    {49, {in_len(1, 2)}},       // bind
-    {59, {path(0)}},            // execve
-    {76, {path(0)}},            // truncate
-    {80, {path(0)}},            // chdir
-    {82, {path(0), path(1)}},   // rename
-    {83, {path(0)}},            // mkdir
-    {84, {path(0)}},            // rmdir
-    {85, {path(0)}},            // creat
-    {86, {path(0), path(1)}},   // link
-    {87, {path(0)}},            // unlink
-    {88, {path(0), path(1)}},   // symlink
-    {89, {path(0)}},            // readlink
-    {90, {path(0)}},            // chmod
-    {92, {path(0)}},            // chown
-    {137, {path(0)}},           // statfs
-    {191, {path(0), path(1)}},  // getxattr
-    {192, {path(0), path(1)}},  // lgetxattr
-    {233, {in(3, 12)}},         // epoll_ctl
-    {257, {path(1)}},           // openat
-    {258, {path(1)}},           // mkdirat
-    {262, {path(1)}},           // newfstatat
-    {263, {path(1)}},           // unlinkat
-    {264, {path(1), path(3)}},  // renameat
-    {265, {path(1), path(3)}},  // linkat
-    {266, {path(0), path(2)}},  // symlinkat
-    {267, {path(1)}},           // readlinkat
-    {268, {path(1)}},           // fchmodat
-    {269, {path(1)}},           // faccessat
-    {302, {in(2, 16)}},         // prlimit64
-    {316, {path(1), path(3)}},  // renameat2
-    {332, {path(1)}},           // statx
-    {435, {in(0, 64)}},         // clone3
+    {1, {in_len(1, 2)}},          // write
+    {2, {path(0)}},               // open
+    {4, {path(0)}},               // stat
+    {6, {path(0)}},               // lstat
+    {13, {in(1, 32)}},            // rt_sigaction
+    {18, {in_len(1, 2)}},         // pwrite64
+    {21, {path(0)}},              // access
+    {42, {in_len(1, 2)}},         // connect
+    {44, {in_len(1, 2)}},         // sendto
+    {49, {in_len(1, 2)}},         // bind
+    {59, {path(0)}},              // execve
+    {76, {path(0)}},              // truncate
+    {80, {path(0)}},              // chdir
+    {82, {path(0), path(1)}},     // rename
+    {83, {path(0)}},              // mkdir
+    {84, {path(0)}},              // rmdir
+    {85, {path(0)}},              // creat
+    {86, {path(0), path(1)}},     // link
+    {87, {path(0)}},              // unlink
+    {88, {path(0), path(1)}},     // symlink
+    {89, {path(0)}},              // readlink
+    {90, {path(0)}},              // chmod
+    {92, {path(0)}},              // chown
+    {137, {path(0)}},             // statfs
+    {191, {path(0), path(1)}},    // getxattr
+    {192, {path(0), path(1)}},    // lgetxattr
+    {233, {in(3, 12)}},           // epoll_ctl
+    {257, {path(1)}},             // openat
+    {258, {path(1)}},             // mkdirat
+    {262, {path(1)}},             // newfstatat
+    {263, {path(1)}},             // unlinkat
+    {264, {path(1), path(3)}},    // renameat
+    {265, {path(1), path(3)}},    // linkat
+    {266, {path(0), path(2)}},    // symlinkat
+    {267, {path(1)}},             // readlinkat
+    {268, {path(1)}},             // fchmodat
+    {269, {path(1)}},             // faccessat
+    {302, {in(2, 16)}},           // prlimit64
+    {316, {path(1), path(3)}},    // renameat2
+    {332, {path(1)}},             // statx
+    {435, {in(0, 64)}},           // clone3
     {437, {path(1), in(2, 24)}},  // openat2
-    {439, {path(1)}},           // faccessat2
+    {439, {path(1)}},             // faccessat2
 };
 
 constexpr const ArgRow* find_arg_row(u32 nr) {
@@ -84,8 +84,10 @@ constexpr const ArgRow* find_arg_row(u32 nr) {
   while (low < high) {
     u32 middle = (low + high) / 2;
     if (kArgRows[middle].nr == nr) return &kArgRows[middle];
-    if (kArgRows[middle].nr < nr) low = middle + 1;
-    else high = middle;
+    if (kArgRows[middle].nr < nr)
+      low = middle + 1;
+    else
+      high = middle;
   }
   return nullptr;
 }

@@ -1,4 +1,5 @@
 // Making the template stub, and probing the host for what the platform needs.
+#include <elf.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
@@ -6,12 +7,10 @@
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
-#include <elf.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/rseq.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -169,14 +168,16 @@ HostResult<void> PlatformImpl::make_template() {
     if (__atomic_load_n(&slot.native_blocked, __ATOMIC_SEQ_CST) != 0) break;
     timespec pause{0, 20'000'000};
     syscall(SYS_futex, &slot.native_blocked, FUTEX_WAIT, 0, &pause, nullptr, 0);
-    if (waitpid(static_cast<pid_t>(pid), nullptr, WNOHANG) == pid) return Failure("the template stub died at its start");
+    if (waitpid(static_cast<pid_t>(pid), nullptr, WNOHANG) == pid)
+      return Failure("the template stub died at its start");
   }
   if (slot.listener == 0) {
     int error = static_cast<int>(-slot.ret);
     waitpid(static_cast<pid_t>(pid), nullptr, 0);
-    return Failure(str_printf("the template stub failed (step %u, errno %d); a host container with a seccomp listener "
-                              "of its own gives EBUSY",
-                              slot.nr, error));
+    return Failure(
+        str_printf("the template stub failed (step %u, errno %d); a host container with a seccomp listener "
+                   "of its own gives EBUSY",
+                   slot.nr, error));
   }
   int shared_listener = static_cast<int>(slot.listener) - 1;
   // From here the template closes descriptors: the table must be ours alone.

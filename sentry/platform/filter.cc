@@ -113,8 +113,8 @@ HostResult<std::vector<sock_filter>> build_filter() {
     for (const ArgRule& rule : row.rules) {
       compares.push_back(scmp_arg_cmp{rule.index, SCMP_CMP_MASKED_EQ, rule.mask, rule.value});
     }
-    int ret = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, row.nr, static_cast<unsigned>(compares.size()),
-                                     compares.data());
+    int ret =
+        seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, row.nr, static_cast<unsigned>(compares.size()), compares.data());
     if (ret != 0) return Failure(str_printf("seccomp rule for %s: error %d", row.name, ret));
   }
   UniqueFd file(memfd_create("filter", MFD_CLOEXEC));
@@ -148,8 +148,10 @@ std::vector<std::string> host_surface() {
       }
     }
     auto [it, fresh] = merged.try_emplace(row.name, text);
-    if (fresh) order.push_back(row.name);
-    else it->second += " or " + text;
+    if (fresh)
+      order.push_back(row.name);
+    else
+      it->second += " or " + text;
   }
   for (const std::string& name : order) {
     lines.push_back(merged[name].empty() ? name : name + ": " + merged[name]);

@@ -61,7 +61,11 @@ void GuestThreadImpl::on_request() {
       e.kind = EntryKind::kFault;
       e.fault = {s.fault_signo, s.fault_code, s.fault_addr, s.fault_fatal != 0};
       switch (e.fault.signo) {
-        case SIGILL: case SIGTRAP: case SIGBUS: case SIGFPE: case SIGSEGV: break;
+        case SIGILL:
+        case SIGTRAP:
+        case SIGBUS:
+        case SIGFPE:
+        case SIGSEGV: break;
         default: e.fault.signo = SIGSEGV;
       }
       break;
@@ -217,8 +221,8 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
     }
     c.fd = fd;
   }
-  c.kind = fork ? CloneKind::kFork
-                : (request.kind == CloneRequest::Kind::kVfork ? CloneKind::kVfork : CloneKind::kThread);
+  c.kind =
+      fork ? CloneKind::kFork : (request.kind == CloneRequest::Kind::kVfork ? CloneKind::kVfork : CloneKind::kThread);
   c.index = index;
   c.cookie = cookie;
   c.child_sp = request.child_sp;

@@ -54,9 +54,9 @@ class Process : public AddressSpace {
   PlatformImpl& platform;
   RefPtr<SlotArea> area;
   i32 host_pid_ = 0;
-  bool dead = false;         // killed or reaped: no thread of it will ever answer
+  bool dead = false;  // killed or reaped: no thread of it will ever answer
   bool reaped = false;
-  u32 last_index = 0;        // slot whose break mirror is looked at
+  u32 last_index = 0;  // slot whose break mirror is looked at
   std::vector<struct HostThread*> threads;
 };
 

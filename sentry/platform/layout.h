@@ -30,14 +30,14 @@ constexpr u64 kReservedEnd = kStacksBase + kStacksBytes;
 // The guest's user address space ends here (x86-64, 4-level).
 constexpr u64 kUserEnd = 0x7ffffffff000;
 
-constexpr int kDoorbell = 1000;   // the syscall number that rings the sentry
-constexpr int kKickSignal = 10;   // host signal that makes a thread look at Slot::kick
+constexpr int kDoorbell = 1000;  // the syscall number that rings the sentry
+constexpr int kKickSignal = 10;  // host signal that makes a thread look at Slot::kick
 
 // Slot::state. Stub: kNative -> kRequest, kReply -> kNative. Sentry: kRequest -> kClaimed -> kReply.
 enum SlotState : u32 { kStateNative = 0, kStateRequest = 1, kStateClaimed = 2, kStateReply = 3, kStateGone = 4 };
 
 enum class RequestKind : u32 {
-  kBind = 0,         // first request of a host thread: args[0] of the doorbell is the cookie
+  kBind = 0,  // first request of a host thread: args[0] of the doorbell is the cookie
   kSyscall = 1,
   kSignalCheck = 2,
   kFault = 3,
@@ -49,10 +49,10 @@ enum class RequestKind : u32 {
 
 enum class Command : u32 {
   kNone = 0,
-  kReturn = 1,      // ret
+  kReturn = 1,  // ret
   kContinue = 2,
-  kDeliver = 3,     // delivery, ret, restart
-  kClone = 4,       // clone
+  kDeliver = 3,  // delivery, ret, restart
+  kClone = 4,    // clone
   kExit = 5,
   kMmap = 6,        // window: one MapOp
   kMakeZygote = 7,  // clone.fd, clone.cookie
@@ -133,7 +133,7 @@ struct alignas(64) Slot {
   i32 fault_signo, fault_code;
   u32 patched;  // came by a patched site
   u64 fault_addr;
-  u32 fault_fatal;  // no handler may run: the frame of a SIGSEGV did not fit
+  u32 fault_fatal;   // no handler may run: the frame of a SIGSEGV did not fit
   u32 in_offset[6];  // bytes copied into the window for argument i: [in_offset, in_offset + in_length)
   u32 in_length[6];
 
@@ -170,7 +170,7 @@ constexpr u64 kBlobMagic = 0x62757473'78627301;
 
 // What the template process is told when it enters the blob (in the sentry's copied memory).
 struct TemplateArgs {
-  const void* filter;  // struct sock_fprog
+  const void* filter;        // struct sock_fprog
   u64 vdso_begin, vdso_end;  // [vvar], [vvar_vclock] and [vdso] together
   u64 listener_flags;        // of seccomp(SECCOMP_SET_MODE_FILTER)
   u64 minsigstksz;

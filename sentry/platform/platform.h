@@ -30,10 +30,10 @@ enum class EntryKind : u8 {
 };
 
 struct Fault {
-  i32 signo;  // SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP
-  i32 code;   // si_code
-  u64 addr;   // si_addr
-  bool fatal; // the frame of a SIGSEGV handler could not be built: kill, run no handler
+  i32 signo;   // SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP
+  i32 code;    // si_code
+  u64 addr;    // si_addr
+  bool fatal;  // the frame of a SIGSEGV handler could not be built: kill, run no handler
 };
 
 // Native resource use of the thread's process, reported by the stub (getrusage) with exit and on request. Hostile.
@@ -43,9 +43,9 @@ struct StubUsage {
 
 struct Entry {
   EntryKind kind;
-  u32 nr;         // syscall number (32 bits as the guest's eax gave it)
+  u32 nr;  // syscall number (32 bits as the guest's eax gave it)
   u64 args[6];
-  u64 ip;         // address after the guest's syscall instruction, or of the fault
+  u64 ip;  // address after the guest's syscall instruction, or of the fault
   u64 sp;
   Fault fault;
   // kSignalCheck that interrupted a native blocking call (futex, nanosleep): the stub restarts the call if no handler
@@ -56,30 +56,30 @@ struct Entry {
 // One guest signal handler invocation, everything the stub needs to build the frame (arch/x86/kernel/signal_64.c).
 struct SignalDelivery {
   i32 signo;
-  u8 siginfo[128];   // struct siginfo as the guest sees it
+  u8 siginfo[128];  // struct siginfo as the guest sees it
   u64 handler;
   u64 restorer;
-  u64 sa_flags;      // SA_SIGINFO, SA_ONSTACK, ... (the stub owns the alternate stack)
-  u64 frame_mask;    // uc_sigmask: the mask that sigreturn restores
-  u64 new_mask;      // the mask while the handler runs
+  u64 sa_flags;    // SA_SIGINFO, SA_ONSTACK, ... (the stub owns the alternate stack)
+  u64 frame_mask;  // uc_sigmask: the mask that sigreturn restores
+  u64 new_mask;    // the mask while the handler runs
 };
 
 // How a new guest thread is made. The parent's host thread does the native clone; see GuestThread::resume_clone.
 struct CloneRequest {
   enum class Kind : u8 { kThread, kFork, kVfork } kind;  // kVfork: shares memory (CLONE_VM) without CLONE_THREAD
-  u64 child_sp;        // 0: keep the parent's
+  u64 child_sp;                                          // 0: keep the parent's
   bool set_tls;
   u64 tls;
-  u64 parent_tid_ptr;  // CLONE_PARENT_SETTID target or 0; written with guest_tid by the parent's stub
-  u64 child_tid_ptr;   // CLONE_CHILD_SETTID target or 0; written by the child's stub with child_tid_value
-  u64 clear_tid_ptr;   // CLONE_CHILD_CLEARTID target or 0; native
-  i32 guest_tid;       // as the parent's pid namespace sees it: the parent's return value
-  i32 child_tid_value; // as the child's own pid namespace sees it
+  u64 parent_tid_ptr;   // CLONE_PARENT_SETTID target or 0; written with guest_tid by the parent's stub
+  u64 child_tid_ptr;    // CLONE_CHILD_SETTID target or 0; written by the child's stub with child_tid_value
+  u64 clear_tid_ptr;    // CLONE_CHILD_CLEARTID target or 0; native
+  i32 guest_tid;        // as the parent's pid namespace sees it: the parent's return value
+  i32 child_tid_value;  // as the child's own pid namespace sees it
 };
 
 // A file descriptor of the sentry to be mapped by exec or mmap. Borrowed; must stay open until the call returns.
 struct MapSource {
-  int fd = -1;      // -1: anonymous
+  int fd = -1;  // -1: anonymous
   u64 offset = 0;
 };
 
@@ -101,13 +101,13 @@ struct ExecImage {
   std::vector<ImageSegment> segments;
   std::vector<ImageData> data;
   u64 entry, sp;
-  u64 brk_start;      // page aligned start of the heap
-  u64 mmap_top;       // where the host is to look for free areas from (hint, may be 0)
+  u64 brk_start;  // page aligned start of the heap
+  u64 mmap_top;   // where the host is to look for free areas from (hint, may be 0)
 };
 
 struct MmapRequest {
   u64 addr, length;
-  u32 prot, flags;    // MAP_* already reduced to what the stub's filter knows
+  u32 prot, flags;  // MAP_* already reduced to what the stub's filter knows
   MapSource source;
 };
 
@@ -153,9 +153,9 @@ class GuestThread {
   // intact and the caller resumes normally. Works on a thread of new_thread() that has no host thread yet.
   virtual Result<void> exec(const ExecImage& image) = 0;
 
-  // Kills the host process (thread group) of this thread with SIGKILL, whatever its stub does; other host processes that
-  // share its memory (vfork parent) live on. All GuestThreads of that host process get kLost from wait_entry() at once,
-  // without waiting for the host to reap it. Idempotent. The GuestThread may be destroyed right after.
+  // Kills the host process (thread group) of this thread with SIGKILL, whatever its stub does; other host processes
+  // that share its memory (vfork parent) live on. All GuestThreads of that host process get kLost from wait_entry() at
+  // once, without waiting for the host to reap it. Idempotent. The GuestThread may be destroyed right after.
   virtual void kill_host_process() = 0;
 
   // --- memory: one door to guest bytes ---
@@ -174,7 +174,8 @@ class GuestThread {
   // the thread is in the sentry already. Any entry acknowledges.
   virtual void kick() = 0;
   virtual bool in_sentry() const = 0;
-  // Signals pending for this thread (thread and group), mirrored so that the stub enters when a mask change unblocks one.
+  // Signals pending for this thread (thread and group), mirrored so that the stub enters when a mask change unblocks
+  // one.
   virtual void set_pending(u64 pending_set) = 0;
   // The guest's signal mask: owned by the guest (tier 0), also settable while the thread is in the sentry.
   virtual u64 signal_mask() const = 0;
@@ -199,7 +200,7 @@ struct PlatformOptions {
   // Which syscalls the stub may answer by itself is decided per number by this table (kTier0 numbers the platform
   // implements); strace and monitoring turn it off so that the sentry sees every call that has an emulated form.
   bool report_all_syscalls = false;
-  bool spin = true;      // tier 1 allowed when CPUs are free
+  bool spin = true;  // tier 1 allowed when CPUs are free
   bool patch = true;
   u32 max_threads = 4096;  // host threads in all stubs together
   // Called with the template's pid (in the sentry's pid namespace) before any other stub is forked from it: the caller
@@ -221,7 +222,8 @@ class Platform {
   // init and `sbx exec` processes begin with exec on a thread that has no old image).
   virtual std::unique_ptr<GuestThread> new_thread() = 0;
 
-  // The receiver loop on the calling host thread; returns after stop(). The caller runs fiber::reactor_run() on another.
+  // The receiver loop on the calling host thread; returns after stop(). The caller runs fiber::reactor_run() on
+  // another.
   virtual void run() = 0;
   virtual void stop() = 0;
 

@@ -30,9 +30,11 @@ void SigInfo::encode(u8 out[128]) const {
         store(32, utime);
         store(40, stime);
         return;
-      case SIGILL: case SIGFPE: case SIGSEGV: case SIGBUS: case SIGTRAP:
-        store(16, addr);
-        return;
+      case SIGILL:
+      case SIGFPE:
+      case SIGSEGV:
+      case SIGBUS:
+      case SIGTRAP: store(16, addr); return;
       case SIGIO:
         store(16, band);
         store(24, fd);
@@ -65,8 +67,7 @@ bool PendingSignals::push(const SigInfo& info) {
 std::optional<SigInfo> PendingSignals::take(SigSet wanted) {
   SigSet hit = set_ & wanted;
   if (hit == 0) return std::nullopt;
-  constexpr SigSet kSynchronous =
-      bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGTRAP) | bit(SIGFPE) | bit(SIGSYS);
+  constexpr SigSet kSynchronous = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGTRAP) | bit(SIGFPE) | bit(SIGSYS);
   SigSet first = (hit & kSynchronous) != 0 ? hit & kSynchronous : hit;
   int signo = __builtin_ctzll(first) + 1;
   auto it = std::find_if(queue_.begin(), queue_.end(), [signo](const SigInfo& i) { return i.signo == signo; });
@@ -84,41 +85,56 @@ void PendingSignals::discard(SigSet which) {
 }
 
 SigInfo* PendingSignals::of_timer(i32 timer_id) {
-  auto it = std::find_if(queue_.begin(), queue_.end(),
-                         [timer_id](const SigInfo& i) { return i.code == SI_TIMER && !i.raw && i.timer_id == timer_id; });
+  auto it = std::find_if(queue_.begin(), queue_.end(), [timer_id](const SigInfo& i) {
+    return i.code == SI_TIMER && !i.raw && i.timer_id == timer_id;
+  });
   return it != queue_.end() ? &*it : nullptr;
 }
 
 void Actions::reset_for_exec() {
   for (Action& action : of) {
-    if (!action.is_ignored()) action = Action{};
-    else action = Action{.handler = 1};
+    if (!action.is_ignored())
+      action = Action{};
+    else
+      action = Action{.handler = 1};
   }
 }
 
 DefaultAction default_action(int signo) {
   switch (signo) {
-    case SIGQUIT: case SIGILL: case SIGTRAP: case SIGABRT: case SIGBUS: case SIGFPE: case SIGSEGV: case SIGXCPU:
-    case SIGXFSZ: case SIGSYS:
-      return DefaultAction::kCore;
-    case SIGCHLD: case SIGURG: case SIGWINCH: return DefaultAction::kIgnore;
+    case SIGQUIT:
+    case SIGILL:
+    case SIGTRAP:
+    case SIGABRT:
+    case SIGBUS:
+    case SIGFPE:
+    case SIGSEGV:
+    case SIGXCPU:
+    case SIGXFSZ:
+    case SIGSYS: return DefaultAction::kCore;
+    case SIGCHLD:
+    case SIGURG:
+    case SIGWINCH: return DefaultAction::kIgnore;
     case SIGCONT: return DefaultAction::kContinue;
-    case SIGSTOP: case SIGTSTP: case SIGTTIN: case SIGTTOU: return DefaultAction::kStop;
+    case SIGSTOP:
+    case SIGTSTP:
+    case SIGTTIN:
+    case SIGTTOU: return DefaultAction::kStop;
     default: return DefaultAction::kTerminate;
   }
 }
 
 const char* signal_name(int signo) {
   static const char* const names[32] = {
-      "0",       "SIGHUP",  "SIGINT",    "SIGQUIT", "SIGILL",   "SIGTRAP", "SIGABRT", "SIGBUS",
-      "SIGFPE",  "SIGKILL", "SIGUSR1",   "SIGSEGV", "SIGUSR2",  "SIGPIPE", "SIGALRM", "SIGTERM",
-      "SIGSTKFLT", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP",  "SIGTTIN", "SIGTTOU", "SIGURG",
-      "SIGXCPU", "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO",   "SIGPWR",  "SIGSYS"};
-  static const char* const rt[33] = {
-      "SIGRTMIN", "SIGRT_1", "SIGRT_2", "SIGRT_3", "SIGRT_4", "SIGRT_5", "SIGRT_6", "SIGRT_7", "SIGRT_8",
-      "SIGRT_9", "SIGRT_10", "SIGRT_11", "SIGRT_12", "SIGRT_13", "SIGRT_14", "SIGRT_15", "SIGRT_16", "SIGRT_17",
-      "SIGRT_18", "SIGRT_19", "SIGRT_20", "SIGRT_21", "SIGRT_22", "SIGRT_23", "SIGRT_24", "SIGRT_25", "SIGRT_26",
-      "SIGRT_27", "SIGRT_28", "SIGRT_29", "SIGRT_30", "SIGRT_31", "SIGRT_32"};
+      "0",         "SIGHUP",  "SIGINT",    "SIGQUIT", "SIGILL",   "SIGTRAP", "SIGABRT", "SIGBUS",
+      "SIGFPE",    "SIGKILL", "SIGUSR1",   "SIGSEGV", "SIGUSR2",  "SIGPIPE", "SIGALRM", "SIGTERM",
+      "SIGSTKFLT", "SIGCHLD", "SIGCONT",   "SIGSTOP", "SIGTSTP",  "SIGTTIN", "SIGTTOU", "SIGURG",
+      "SIGXCPU",   "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO",   "SIGPWR",  "SIGSYS"};
+  static const char* const rt[33] = {"SIGRTMIN", "SIGRT_1",  "SIGRT_2",  "SIGRT_3",  "SIGRT_4",  "SIGRT_5",  "SIGRT_6",
+                                     "SIGRT_7",  "SIGRT_8",  "SIGRT_9",  "SIGRT_10", "SIGRT_11", "SIGRT_12", "SIGRT_13",
+                                     "SIGRT_14", "SIGRT_15", "SIGRT_16", "SIGRT_17", "SIGRT_18", "SIGRT_19", "SIGRT_20",
+                                     "SIGRT_21", "SIGRT_22", "SIGRT_23", "SIGRT_24", "SIGRT_25", "SIGRT_26", "SIGRT_27",
+                                     "SIGRT_28", "SIGRT_29", "SIGRT_30", "SIGRT_31", "SIGRT_32"};
   if (signo >= 0 && signo < 32) return names[signo];
   if (signo >= 32 && signo <= 64) return rt[signo - 32];
   return "SIG?";

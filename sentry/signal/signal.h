@@ -28,9 +28,9 @@ struct SigInfo {
   u64 value = 0;   // si_value (rt signals, timers, sigqueue)
   i32 status = 0;  // SIGCHLD
   i64 utime = 0, stime = 0;
-  u64 addr = 0;    // faults
+  u64 addr = 0;  // faults
   i32 timer_id = 0, overrun = 0;
-  i64 band = 0;    // SIGIO
+  i64 band = 0;  // SIGIO
   i32 fd = 0;
   // The guest's own bytes (rt_sigqueueinfo): delivered as they are when set.
   std::optional<std::array<u8, 128>> raw;
@@ -46,7 +46,8 @@ class PendingSignals {
   // Takes the next signal of `wanted`: synchronous faults first, then lowest number (kernel/signal.c dequeue_signal).
   std::optional<SigInfo> take(SigSet wanted);
   void discard(SigSet which);
-  // The queued signal of this POSIX timer, or null: its overrun count grows while it waits. Valid until the next change.
+  // The queued signal of this POSIX timer, or null: its overrun count grows while it waits. Valid until the next
+  // change.
   SigInfo* of_timer(i32 timer_id);
 
  private:

@@ -149,8 +149,10 @@ Result<i64> sys_execveat(Task& task, DirFd dir, UserPath path, UserAddr argv, Us
 }
 
 Result<i64> sys_exit(Task& task, Int code) {
-  if (task.group->tasks.size() == 1) task::exit_group(*task.group, (code & 0xff) << 8);
-  else task::exit_task(task, (code & 0xff) << 8);
+  if (task.group->tasks.size() == 1)
+    task::exit_group(*task.group, (code & 0xff) << 8);
+  else
+    task::exit_task(task, (code & 0xff) << 8);
   return 0;
 }
 
@@ -223,10 +225,14 @@ Result<i64> sys_waitid(Task& task, Int which, Pid id, OutBuf info, Hex options, 
       child.signo = SIGCHLD;
       child.pid = report.pid;
       child.uid = report.uid;
-      if (report.status == 0xffff) child.code = CLD_CONTINUED, child.status = SIGCONT;
-      else if (WIFSTOPPED(report.status)) child.code = CLD_STOPPED, child.status = WSTOPSIG(report.status);
-      else if (WIFEXITED(report.status)) child.code = CLD_EXITED, child.status = WEXITSTATUS(report.status);
-      else child.code = WCOREDUMP(report.status) ? CLD_DUMPED : CLD_KILLED, child.status = WTERMSIG(report.status);
+      if (report.status == 0xffff)
+        child.code = CLD_CONTINUED, child.status = SIGCONT;
+      else if (WIFSTOPPED(report.status))
+        child.code = CLD_STOPPED, child.status = WSTOPSIG(report.status);
+      else if (WIFEXITED(report.status))
+        child.code = CLD_EXITED, child.status = WEXITSTATUS(report.status);
+      else
+        child.code = WCOREDUMP(report.status) ? CLD_DUMPED : CLD_KILLED, child.status = WTERMSIG(report.status);
       child.encode(bytes);
     }
     TRY(task.memory().write(info.addr, bytes, sizeof(bytes)));
@@ -343,8 +349,8 @@ Result<i64> sys_prctl(Task& task, Int option, ULong a, ULong b, ULong c, ULong d
       if (a > 1) return Errno::kInval;
       if ((task.creds->securebits & SECBIT_KEEP_CAPS_LOCKED) != 0) return Errno::kPerm;
       RefPtr<security::Credentials> next(new security::Credentials(*task.creds));
-      next->securebits = a == 1 ? next->securebits | SECBIT_KEEP_CAPS
-                                : next->securebits & ~static_cast<u32>(SECBIT_KEEP_CAPS);
+      next->securebits =
+          a == 1 ? next->securebits | SECBIT_KEEP_CAPS : next->securebits & ~static_cast<u32>(SECBIT_KEEP_CAPS);
       task.set_creds(next);
       return 0;
     }

@@ -1,9 +1,10 @@
+#include "sentry/syscalls/strace.h"
+
 #include <unistd.h>
 
 #include <set>
 
 #include "sentry/signal/signal.h"
-#include "sentry/syscalls/strace.h"
 #include "sentry/syscalls/strace_args.h"
 #include "sentry/syscalls/table.h"
 
@@ -92,10 +93,13 @@ void print_bytes(Task& task, u64 addr, size_t n, std::string& out) {
 
 void print_open_flags(u32 flags, std::string& out) {
   static constexpr const char* kModes[] = {"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
-  static constexpr struct { u32 bit; const char* name; } kFlags[] = {
-      {O_CREAT, "O_CREAT"}, {O_EXCL, "O_EXCL"}, {O_NOCTTY, "O_NOCTTY"}, {O_TRUNC, "O_TRUNC"}, {O_APPEND, "O_APPEND"},
-      {O_NONBLOCK, "O_NONBLOCK"}, {O_DIRECT, "O_DIRECT"}, {O_DIRECTORY, "O_DIRECTORY"}, {O_NOFOLLOW, "O_NOFOLLOW"},
-      {O_NOATIME, "O_NOATIME"}, {O_CLOEXEC, "O_CLOEXEC"}, {O_PATH, "O_PATH"}};
+  static constexpr struct {
+    u32 bit;
+    const char* name;
+  } kFlags[] = {{O_CREAT, "O_CREAT"},     {O_EXCL, "O_EXCL"},           {O_NOCTTY, "O_NOCTTY"},
+                {O_TRUNC, "O_TRUNC"},     {O_APPEND, "O_APPEND"},       {O_NONBLOCK, "O_NONBLOCK"},
+                {O_DIRECT, "O_DIRECT"},   {O_DIRECTORY, "O_DIRECTORY"}, {O_NOFOLLOW, "O_NOFOLLOW"},
+                {O_NOATIME, "O_NOATIME"}, {O_CLOEXEC, "O_CLOEXEC"},     {O_PATH, "O_PATH"}};
   out += kModes[flags & O_ACCMODE];
   u32 rest = flags & ~static_cast<u32>(O_ACCMODE | 0100000);
   for (const auto& f : kFlags) {

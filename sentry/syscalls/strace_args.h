@@ -9,8 +9,8 @@
 
 namespace sbx::syscalls {
 
-void print_string(Task& task, u64 addr, size_t max, std::string& out);                    // "text"... or address
-void print_bytes(Task& task, u64 addr, size_t n, std::string& out);                       // "bytes\n"...
+void print_string(Task& task, u64 addr, size_t max, std::string& out);  // "text"... or address
+void print_bytes(Task& task, u64 addr, size_t n, std::string& out);     // "bytes\n"...
 void print_open_flags(u32 flags, std::string& out);
 void print_signal(i32 signo, std::string& out);
 
@@ -25,8 +25,10 @@ void print_arg(Task& task, const u64* regs, size_t i, i64 result, bool after, st
     // The next argument is nearly always its length; bounded, so a wrong guess is harmless.
     print_bytes(task, v, i + 1 < 6 ? regs[i + 1] : 0, out);
   } else if constexpr (std::is_same_v<T, OutBuf>) {
-    if (after && result > 0) print_bytes(task, v, static_cast<size_t>(result), out);
-    else out += v == 0 ? "NULL" : str_printf("%#llx", static_cast<unsigned long long>(v));
+    if (after && result > 0)
+      print_bytes(task, v, static_cast<size_t>(result), out);
+    else
+      out += v == 0 ? "NULL" : str_printf("%#llx", static_cast<unsigned long long>(v));
   } else if constexpr (std::is_same_v<T, OpenFlags>) {
     print_open_flags(static_cast<u32>(v), out);
   } else if constexpr (std::is_same_v<T, Mode>) {

@@ -54,18 +54,25 @@ struct SupportNote {
   Support support;
   const char* note;
 };
-#define FULL SupportNote{Support::kFull, ""}
-#define PARTIAL(what) SupportNote{Support::kPartial, what}
+#define FULL \
+  SupportNote { Support::kFull, "" }
+#define PARTIAL(what) \
+  SupportNote { Support::kPartial, what }
 
 }  // namespace
 
 namespace {
 constexpr std::array<Row, kRows> make_table() {
   std::array<Row, kRows> table{};
-#define SYSCALL(nr, id, args, cost_class, level)                                                                \
-  table[nr] = Row{.name = #id, .invoke = Glue<&sys_##id>::invoke, .print_args = Glue<&sys_##id>::print,         \
-                  .refusal = Errno::kNosys, .cost = Cost::cost_class, .support = (level).support,               \
-                  .note = (level).note, .arg_count = Glue<&sys_##id>::kCount};
+#define SYSCALL(nr, id, args, cost_class, level)        \
+  table[nr] = Row{.name = #id,                          \
+                  .invoke = Glue<&sys_##id>::invoke,    \
+                  .print_args = Glue<&sys_##id>::print, \
+                  .refusal = Errno::kNosys,             \
+                  .cost = Cost::cost_class,             \
+                  .support = (level).support,           \
+                  .note = (level).note,                 \
+                  .arg_count = Glue<&sys_##id>::kCount};
 #define REFUSE(nr, id, error, why) \
   table[nr] = Row{.name = #id, .refusal = Errno::error, .support = Support::kRefused, .note = why};
 #include "sentry/syscalls/table.def"

@@ -10,7 +10,7 @@
 namespace sbx::syscalls {
 
 struct Row {
-  const char* name = nullptr;  // null: a number Linux does not have
+  const char* name = nullptr;                       // null: a number Linux does not have
   i64 (*invoke)(Task&, const u64* args) = nullptr;  // null: refused
   void (*print_args)(Task&, const u64* args, i64 result, bool after, std::string& out) = nullptr;
   Errno refusal = Errno::kNosys;

@@ -64,7 +64,8 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     group = task.group;
   } else {
     group = make_ref<ThreadGroup>(tid);
-    group->actions = (f & CLONE_SIGHAND) != 0 ? self.actions : RefPtr<signal::Actions>(new signal::Actions(*self.actions));
+    group->actions =
+        (f & CLONE_SIGHAND) != 0 ? self.actions : RefPtr<signal::Actions>(new signal::Actions(*self.actions));
     if ((f & CLONE_CLEAR_SIGHAND) != 0) group->actions->reset_for_exec();
     group->limits = self.limits;
     group->image = self.image;

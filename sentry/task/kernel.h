@@ -27,7 +27,7 @@ struct ProcessSpec {
   u32 umask = 022;
   std::array<rlimit, RLIM_NLIMITS> limits{};
   RefPtr<FdTable> fds;
-  RefPtr<ControllingTty> tty;   // becomes the controlling terminal of its new session
+  RefPtr<ControllingTty> tty;  // becomes the controlling terminal of its new session
   i32 oom_score_adj = 0;
   std::function<void(i32 wait_status)> on_exit;
 };
@@ -35,23 +35,24 @@ struct ProcessSpec {
 class Kernel {
  public:
   std::unique_ptr<platform::Platform> platform;
-  RefPtr<vfs::MountNamespace> mounts;   // the container's
+  RefPtr<vfs::MountNamespace> mounts;  // the container's
   RefPtr<UtsNamespace> uts;
-  u64 boot_time_ns = 0;                 // CLOCK_MONOTONIC at start
-  std::string boot_id;                  // /proc/sys/kernel/random/boot_id
-  RefPtr<ThreadGroup> init;             // pid 1; null before start
+  u64 boot_time_ns = 0;      // CLOCK_MONOTONIC at start
+  std::string boot_id;       // /proc/sys/kernel/random/boot_id
+  RefPtr<ThreadGroup> init;  // pid 1; null before start
   u32 pid_max = 32768;
-  size_t max_tasks = 30000;             // pids limit of the container: kAgain beyond
+  size_t max_tasks = 30000;  // pids limit of the container: kAgain beyond
   // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
   std::map<std::string, std::string> sysctls;
-  u64 processes_started = 0;            // "processes" of /proc/stat
+  u64 processes_started = 0;  // "processes" of /proc/stat
 
-  // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart code).
+  // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart
+  // code).
   i64 (*dispatch)(Task& task) = nullptr;
 
   Result<i32> allocate_pid();
   Task* find_task(i32 tid) const;
-  ThreadGroup* find_group(i32 pid) const;        // alive or zombie
+  ThreadGroup* find_group(i32 pid) const;  // alive or zombie
   ProcessGroup* find_process_group(i32 pgid) const;
   Session* find_session(i32 sid) const;
   // All thread groups by pid.
@@ -87,9 +88,9 @@ Kernel& kernel();
 
 // --- process life, used by syscalls/process.cc ---
 struct CloneArgs {
-  u64 flags = 0;         // CLONE_*
+  u64 flags = 0;  // CLONE_*
   int exit_signal = 0;
-  u64 stack = 0;         // new stack pointer or 0
+  u64 stack = 0;  // new stack pointer or 0
   u64 parent_tid = 0, child_tid = 0, tls = 0;
   RefPtr<vfs::File>* pidfd = nullptr;
 };
@@ -99,9 +100,9 @@ Result<i64> clone_task(Task& task, const CloneArgs& args);
 Result<void> unshare_task(Task& task, u64 flags);
 
 struct ExecArgs {
-  vfs::Path file;              // already resolved
-  RefPtr<vfs::File> opened;    // O_PATH fexecve form or null
-  std::string filename;        // as given, for AT_EXECFN and scripts
+  vfs::Path file;            // already resolved
+  RefPtr<vfs::File> opened;  // O_PATH fexecve form or null
+  std::string filename;      // as given, for AT_EXECFN and scripts
   std::vector<std::string> argv, envp;
 };
 // On success the task runs the new image (task.resumed).
@@ -113,10 +114,10 @@ void exit_task(Task& task, i32 wait_status);
 struct WaitRequest {
   enum class Who : u8 { kAny, kPid, kGroup } who = Who::kAny;
   i32 id = 0;
-  u32 options = 0;   // WNOHANG WUNTRACED WCONTINUED WEXITED WNOWAIT __WALL __WCLONE
+  u32 options = 0;  // WNOHANG WUNTRACED WCONTINUED WEXITED WNOWAIT __WALL __WCLONE
 };
 struct WaitReport {
-  i32 pid = 0;       // 0: nothing yet (WNOHANG)
+  i32 pid = 0;  // 0: nothing yet (WNOHANG)
   i32 status = 0;
   u32 uid = 0;
   Usage usage;
@@ -125,7 +126,7 @@ Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request);
 // A zombie (or a stopped child) disappears from its parent.
 void reap(ThreadGroup& child);
 
-Result<i32> set_session(Task& task);                        // setsid
+Result<i32> set_session(Task& task);                            // setsid
 Result<void> set_process_group(Task& task, i32 pid, i32 pgid);  // setpgid
 
 // Files that name a process (pidfds) implement it: waitid(P_PIDFD) and others look for it.

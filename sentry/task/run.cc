@@ -1,4 +1,5 @@
-// The life of a task's fiber: entries from the guest in, resumes out; interrupted calls, signal delivery on the way back.
+// The life of a task's fiber: entries from the guest in, resumes out; interrupted calls, signal delivery on the way
+// back.
 #include "sentry/base/log.h"
 #include "sentry/task/kernel.h"
 #include "sentry/task/signals.h"
@@ -44,8 +45,10 @@ void Task::run() {
         }
         case EntryKind::kLost:
           // Killed from outside (the host's OOM killer, an administrator). Another task's exec ends this one quietly.
-          if (group->exec_task == nullptr || group->exec_task == this) exit_group(*group, SIGKILL);
-          else exit_task(*this, SIGKILL);
+          if (group->exec_task == nullptr || group->exec_task == this)
+            exit_group(*group, SIGKILL);
+          else
+            exit_task(*this, SIGKILL);
           break;
       }
     }
@@ -84,8 +87,8 @@ void Task::handle_syscall() {
       restarting = true;
       continue;
     }
-    bool restart = code == Errno::kRestartNoIntr ||
-                   (code == Errno::kRestartSys && (chosen->action.flags & SA_RESTART) != 0);
+    bool restart =
+        code == Errno::kRestartNoIntr || (code == Errno::kRestartSys && (chosen->action.flags & SA_RESTART) != 0);
     platform::SignalDelivery delivery = make_delivery(*this, *chosen);
     thread->resume_signal(restart ? static_cast<i64>(nr) : -static_cast<i64>(Errno::kIntr), restart, delivery);
     return;

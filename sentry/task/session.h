@@ -18,8 +18,8 @@ class ControllingTty : public RefCounted {
   virtual void session_gained(Session& session, ProcessGroup& foreground) = 0;
   // The session leader exits or gives the terminal up: the tty forgets session and foreground group.
   virtual void session_lost() = 0;
-  virtual u64 rdev() const = 0;               // for /proc/PID/stat tty_nr
-  virtual i32 foreground_pgid() const = 0;    // tpgid; -1 none
+  virtual u64 rdev() const = 0;             // for /proc/PID/stat tty_nr
+  virtual i32 foreground_pgid() const = 0;  // tpgid; -1 none
 };
 
 class Session : public RefCounted {

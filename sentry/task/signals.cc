@@ -14,7 +14,8 @@ constexpr SigSet kStopSignals = bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit
 
 bool is_init(const ThreadGroup& group) { return kernel().init.get() == &group; }
 
-// Whether sending has no effect at all (kernel/signal.c sig_ignored): blocked signals are kept, their action may change.
+// Whether sending has no effect at all (kernel/signal.c sig_ignored): blocked signals are kept, their action may
+// change.
 bool ignored(const ThreadGroup& group, const Task* target, int signo) {
   if (target != nullptr && (target->thread->signal_mask() & bit(signo)) != 0) return false;
   const signal::Action& action = group.actions->of[static_cast<size_t>(signo)];
@@ -165,8 +166,10 @@ bool signal_pending(const Task& task) {
 void recalc_pending(Task& task) {
   task.thread->set_pending(task.pending.set() | task.group->pending.set());
   if (task.fiber == nullptr) return;
-  if (signal_pending(task)) task.fiber->interrupt();
-  else task.fiber->clear_interrupt();
+  if (signal_pending(task))
+    task.fiber->interrupt();
+  else
+    task.fiber->clear_interrupt();
 }
 
 void set_temporary_mask(Task& task, SigSet mask) {

@@ -18,11 +18,12 @@ signal::SigInfo user_siginfo(const Task& sender, int signo, int code = SI_USER);
 bool signal_pending(const Task& task);
 // Recomputes the mirror in the slot and the fiber's interrupt flag; after changes of pending sets, masks or actions.
 void recalc_pending(Task& task);
-// sigsuspend, ppoll, pselect, epoll_pwait: installs `mask` until the handler's frame or the end of the call restores it.
+// sigsuspend, ppoll, pselect, epoll_pwait: installs `mask` until the handler's frame or the end of the call restores
+// it.
 void set_temporary_mask(Task& task, signal::SigSet mask);
 
-// Takes the next deliverable signal with a handler; performs ignores, stops (parks), continues by the way. nullopt: none.
-// Fatal signals mark the group exiting and answer nullopt with group->exiting set.
+// Takes the next deliverable signal with a handler; performs ignores, stops (parks), continues by the way. nullopt:
+// none. Fatal signals mark the group exiting and answer nullopt with group->exiting set.
 struct Chosen {
   signal::SigInfo info;
   signal::Action action;

@@ -1,7 +1,7 @@
 // Task: a guest thread: its fiber, its hardware side (platform::GuestThread), identity and private signal state.
 //
-// Life: made by clone (task/clone.cc) or start_process (task/kernel.h); its fiber runs Task::run() (task/run.cc) until it exits
-// (task/exit.cc), which frees it. Signals: task/signals.h. exec: task/exec.cc.
+// Life: made by clone (task/clone.cc) or start_process (task/kernel.h); its fiber runs Task::run() (task/run.cc) until
+// it exits (task/exit.cc), which frees it. Signals: task/signals.h. exec: task/exec.cc.
 #pragma once
 #include <memory>
 #include <string>
@@ -40,18 +40,18 @@ class Task {
 
   // Restart bookkeeping of the current syscall (restart_syscall(2) style calls keep an absolute deadline here).
   u64 restart_deadline = 0;
-  bool restarting = false;   // the current dispatch repeats an interrupted call
+  bool restarting = false;  // the current dispatch repeats an interrupted call
 
-  platform::Entry entry{};   // what brought it in last
+  platform::Entry entry{};  // what brought it in last
   i32 tid_in_ns() const { return tid; }
   i32 pid() const { return group->pid; }
   i32 nice = 0;
-  u32 sched_policy = 0;      // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE: shown, not enforced
-  u32 personality = 0;       // personality(2)
+  u32 sched_policy = 0;  // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE: shown, not enforced
+  u32 personality = 0;   // personality(2)
   u64 robust_list = 0;
-  bool resumed = false;      // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
+  bool resumed = false;  // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
   bool exited = false;
-  i32 vfork_child = 0;       // pid of the child a vfork waits for
+  i32 vfork_child = 0;  // pid of the child a vfork waits for
 
   // --- memory ---
   platform::GuestThread& memory() { return *thread; }

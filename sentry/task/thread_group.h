@@ -27,10 +27,10 @@ struct Usage {
 // What exec learnt of the image; for /proc. Replaced as a whole by exec.
 struct ImageInfo : public RefCounted {
   vfs::Path exe;
-  RefPtr<vfs::File> exe_file;  // keeps text busy semantics and /proc/PID/exe
+  RefPtr<vfs::File> exe_file;                                  // keeps text busy semantics and /proc/PID/exe
   u64 arg_start = 0, arg_end = 0, env_start = 0, env_end = 0;  // guest addresses
   u64 stack_start = 0, brk_start = 0;
-  std::string auxv;   // raw bytes
+  std::string auxv;  // raw bytes
   bool dumpable = true;
 };
 
@@ -39,9 +39,9 @@ class ThreadGroup : public RefCounted {
   explicit ThreadGroup(i32 pid);
   const i32 pid;
 
-  Task* leader = nullptr;          // null once the leader's task is gone
-  std::vector<Task*> tasks;        // alive ones
-  ThreadGroup* parent = nullptr;   // null for the root of the pid namespace and for exec'd-in processes
+  Task* leader = nullptr;                     // null once the leader's task is gone
+  std::vector<Task*> tasks;                   // alive ones
+  ThreadGroup* parent = nullptr;              // null for the root of the pid namespace and for exec'd-in processes
   std::vector<RefPtr<ThreadGroup>> children;  // alive and zombies
   RefPtr<ProcessGroup> group;
   Session& session() const { return *group->session; }
@@ -51,18 +51,18 @@ class ThreadGroup : public RefCounted {
   std::array<rlimit, RLIM_NLIMITS> limits{};
   RefPtr<ImageInfo> image;
   std::string comm_of_leader() const;
-  std::string zombie_comm;         // once no task is left
+  std::string zombie_comm;  // once no task is left
   u32 zombie_uid = 0;
 
   // --- life ---
-  bool exiting = false;            // exit_group or a fatal signal: every task leaves
-  i32 exit_status = 0;             // wait status, valid when zombie (or exiting)
+  bool exiting = false;  // exit_group or a fatal signal: every task leaves
+  i32 exit_status = 0;   // wait status, valid when zombie (or exiting)
   bool zombie = false;
   bool child_subreaper = false;
-  bool has_execed = false;         // setpgid(2) EACCES
-  int exit_signal = SIGCHLD;       // to the parent
+  bool has_execed = false;    // setpgid(2) EACCES
+  int exit_signal = SIGCHLD;  // to the parent
   i32 parent_death_signal = 0;
-  Task* exec_task = nullptr;       // the one that survives a running exec
+  Task* exec_task = nullptr;  // the one that survives a running exec
   // vfork: the parent waits here until the child execs or exits.
   bool vfork_done = true;
   fiber::WaitQueue vfork_queue;
@@ -70,17 +70,17 @@ class ThreadGroup : public RefCounted {
   // Job control: stop_signal != 0 while stopped; reports for wait4(WUNTRACED|WCONTINUED).
   int stop_signal = 0;
   bool stop_report = false, continue_report = false;
-  fiber::WaitQueue stop_queue;     // stopped tasks park here
+  fiber::WaitQueue stop_queue;  // stopped tasks park here
 
-  fiber::WaitQueue child_queue;    // wait4: something about a child changed
-  fiber::WaitQueue exit_queue;     // pidfd readiness, `sbx exec` waiters: became a zombie
-  fiber::WaitQueue signal_queue;   // signalfd, sigtimedwait: a signal became pending for the group
+  fiber::WaitQueue child_queue;   // wait4: something about a child changed
+  fiber::WaitQueue exit_queue;    // pidfd readiness, `sbx exec` waiters: became a zombie
+  fiber::WaitQueue signal_queue;  // signalfd, sigtimedwait: a signal became pending for the group
 
-  Usage usage;                     // of exited threads and, when zombie, of the whole process
-  Usage children_usage;            // of waited-for children
-  u64 start_time_ns = 0;           // CLOCK_MONOTONIC
+  Usage usage;            // of exited threads and, when zombie, of the whole process
+  Usage children_usage;   // of waited-for children
+  u64 start_time_ns = 0;  // CLOCK_MONOTONIC
 
-  std::unique_ptr<fiber::Timer> real_timer;   // ITIMER_REAL / alarm
+  std::unique_ptr<fiber::Timer> real_timer;  // ITIMER_REAL / alarm
   u64 real_interval_ns = 0;
   // POSIX timers (timer_create) live in syscalls/time.cc; opaque here.
   std::shared_ptr<void> posix_timers;

@@ -30,15 +30,21 @@ u32 evaluate(const std::vector<sock_filter>& program, const seccomp_data& data) 
     u32 source = BPF_SRC(f.code) == BPF_X ? x : f.k;
     switch (BPF_CLASS(f.code)) {
       case BPF_LD:
-        if (BPF_MODE(f.code) == BPF_ABS) memcpy(&a, reinterpret_cast<const char*>(&data) + f.k, 4);
-        else if (BPF_MODE(f.code) == BPF_IMM) a = f.k;
-        else a = memory[f.k & 15];
+        if (BPF_MODE(f.code) == BPF_ABS)
+          memcpy(&a, reinterpret_cast<const char*>(&data) + f.k, 4);
+        else if (BPF_MODE(f.code) == BPF_IMM)
+          a = f.k;
+        else
+          a = memory[f.k & 15];
         break;
       case BPF_ST: memory[f.k & 15] = a; break;
       case BPF_ALU:
-        if (BPF_OP(f.code) == BPF_AND) a &= source;
-        else if (BPF_OP(f.code) == BPF_SUB) a -= source;
-        else return kNotUnderstood;
+        if (BPF_OP(f.code) == BPF_AND)
+          a &= source;
+        else if (BPF_OP(f.code) == BPF_SUB)
+          a -= source;
+        else
+          return kNotUnderstood;
         break;
       case BPF_JMP: {
         if (BPF_OP(f.code) == BPF_JA) {
@@ -92,9 +98,9 @@ class FilterTest : public testing::Test {
 };
 
 TEST_F(FilterTest, InsideTheStubExactlyTheListIsAllowed) {
-  const u64 values[] = {0,        1,        2,        3,        4,        5,        7,        8,         9,
-                        10,       11,       12,       15,       17,       0x22,     0x32,     128,       129,
-                        137,      256,      384,      393,      0x1000,   0x100022, 0x104033, 0x40022,   0x10100,
+  const u64 values[] = {0,        1,        2,        3,        4,        5,        7,        8,          9,
+                        10,       11,       12,       15,       17,       0x22,     0x32,     128,        129,
+                        137,      256,      384,      393,      0x1000,   0x100022, 0x104033, 0x40022,    0x10100,
                         0x108011, 0x308011, 0x108111, 0x308111, 0x150f00, 0x350f00, 0x128011, 0x10108011, 0x80000000};
   u64 allowed = 0;
   for (int nr = 0; nr <= 600; ++nr) {
@@ -106,7 +112,8 @@ TEST_F(FilterTest, InsideTheStubExactlyTheListIsAllowed) {
           for (int i = 0; i < 6; ++i) data.args[i] = which == -1 || which == i ? value | high : 0;
           u32 verdict = evaluate(program_, data);
           u32 expected = listed(data) ? SECCOMP_RET_ALLOW : kErrnoPerm;
-          ASSERT_EQ(verdict, expected) << "nr " << nr << " argument " << which << std::hex << " value " << (value | high);
+          ASSERT_EQ(verdict, expected) << "nr " << nr << " argument " << which << std::hex << " value "
+                                       << (value | high);
           allowed += verdict == SECCOMP_RET_ALLOW;
         }
       }
@@ -117,10 +124,11 @@ TEST_F(FilterTest, InsideTheStubExactlyTheListIsAllowed) {
 
 // The list itself: a row added by mistake must be seen here.
 TEST_F(FilterTest, TheListHasOnlyTheseCalls) {
-  const int expected[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_futex, SYS_clone,
-                          SYS_set_tid_address, SYS_exit, SYS_exit_group, SYS_sched_yield, SYS_clock_gettime,
-                          SYS_clock_getres, SYS_clock_nanosleep, SYS_getrusage, SYS_restart_syscall, SYS_rt_sigreturn,
-                          SYS_rt_sigprocmask, SYS_sigaltstack, SYS_close, SYS_close_range};
+  const int expected[] = {
+      SYS_mmap,         SYS_munmap,          SYS_mprotect,   SYS_mremap,          SYS_madvise,      SYS_futex,
+      SYS_clone,        SYS_set_tid_address, SYS_exit,       SYS_exit_group,      SYS_sched_yield,  SYS_clock_gettime,
+      SYS_clock_getres, SYS_clock_nanosleep, SYS_getrusage,  SYS_restart_syscall, SYS_rt_sigreturn, SYS_rt_sigprocmask,
+      SYS_sigaltstack,  SYS_close,           SYS_close_range};
   for (const FilterRow& row : filter_rows()) {
     bool known = false;
     for (int nr : expected) known = known || nr == row.nr;
@@ -134,8 +142,8 @@ TEST_F(FilterTest, TheListHasOnlyTheseCalls) {
 }
 
 TEST_F(FilterTest, OutsideTheStubEverythingTraps) {
-  const u64 outside[] = {0, kStubBase - 1, kStubBase, kStubBase + kStubSize + 1, 0x400000, kInside | 1ull << 32,
-                         0x7fffffffe000, ~0ull};
+  const u64 outside[] = {0,        kStubBase - 1,        kStubBase,      kStubBase + kStubSize + 1,
+                         0x400000, kInside | 1ull << 32, 0x7fffffffe000, ~0ull};
   for (u64 ip : outside) {
     for (int nr = -2; nr <= 1100; ++nr) {
       ASSERT_EQ(evaluate(program_, call(nr, ip)), static_cast<u32>(SECCOMP_RET_TRAP)) << nr << " at " << std::hex << ip;
@@ -170,8 +178,8 @@ int run_probe(const std::vector<sock_filter>& program, bool compat) {
     auto* code = static_cast<u8*>(mmap(reinterpret_cast<void*>(kStubBase), kPageSize, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
     if (code != reinterpret_cast<u8*>(kStubBase)) _exit(2);
-    u8 text[] = {0x48, 0x89, 0xf8, 0x48, 0x89, 0xf7, 0x48, 0x89, 0xf2, 0x49, 0x89, 0xf2,
-                 0x49, 0x89, 0xf0, 0x49, 0x89, 0xf1, 0x0f, 0x05, 0xc3};
+    u8 text[] = {0x48, 0x89, 0xf8, 0x48, 0x89, 0xf7, 0x48, 0x89, 0xf2, 0x49, 0x89,
+                 0xf2, 0x49, 0x89, 0xf0, 0x49, 0x89, 0xf1, 0x0f, 0x05, 0xc3};
     if (compat) {
       text[18] = 0xcd;  // int $0x80
       text[19] = 0x80;

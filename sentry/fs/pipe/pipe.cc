@@ -164,7 +164,8 @@ Result<RefPtr<vfs::File>> open_fifo(vfs::Inode& inode, const vfs::Path& path, u3
   auto file = make_ref<PipeFile>(path, flags, pipe);
   // The other side may be waiting for us in open or in read.
   pipe->wake_everybody();
-  // Only named pipes wait for their other end (fs/pipe.c fifo_open: "is_pipe"); a nameless one is opened by /proc/PID/fd.
+  // Only named pipes wait for their other end (fs/pipe.c fifo_open: "is_pipe"); a nameless one is opened by
+  // /proc/PID/fd.
   bool named = &inode.fs() != &pipefs();
   if (named && mode == O_RDONLY && pipe->writers == 0) {
     if (nonblocking) {

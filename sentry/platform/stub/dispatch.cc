@@ -71,8 +71,7 @@ void ask_sentry(Context& ctx, RequestKind kind) {
     case Command::kReturn:
       ctx.regs->rax = static_cast<u64>(slot.out_count == 0 ? slot.ret : copy_results(slot));
       return;
-    case Command::kContinue:
-      return;
+    case Command::kContinue: return;
     case Command::kDeliver:
       if (kind == RequestKind::kSyscall || kind == RequestKind::kCloned) {
         if (slot.delivery.restart != 0) {
@@ -84,12 +83,8 @@ void ask_sentry(Context& ctx, RequestKind kind) {
       }
       deliver(ctx);
       return;
-    case Command::kClone:
-      perform_clone(ctx);
-      return;
-    case Command::kMmap:
-      mmap_by_sentry(ctx);
-      return;
+    case Command::kClone: perform_clone(ctx); return;
+    case Command::kMmap: mmap_by_sentry(ctx); return;
     case Command::kExit: {
       u64 all = ~0ull;
       sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), 0, 8);
@@ -97,8 +92,7 @@ void ask_sentry(Context& ctx, RequestKind kind) {
       take_usage(slot, false);
       stub_leave(&slot.state);
     }
-    default:
-      die();
+    default: die();
   }
 }
 

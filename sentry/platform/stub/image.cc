@@ -16,7 +16,8 @@ void load_image(Slot& slot) {
   i64 result = 0;
   for (u32 i = 0; i < maps && result == 0; ++i) {
     i64 at = run_map_op(map[i]);
-    if (failed(at)) result = at;
+    if (failed(at))
+      result = at;
     else if (map[i].zero_from != 0) {
       u64 end = map[i].addr + map[i].length;
       static const u8 zeros[256] = {};
@@ -81,17 +82,13 @@ void serve_commands() {
   Slot& slot = *self().slot;
   for (;;) {
     switch (slot.command) {
-      case Command::kMakeZygote:
-        make_zygote(slot);
-        break;
+      case Command::kMakeZygote: make_zygote(slot); break;
       case Command::kLoadImage:
         load_image(slot);
         submit(slot, RequestKind::kMapped);
         break;
-      case Command::kStartImage:
-        start_image(slot);
-      default:
-        die();
+      case Command::kStartImage: start_image(slot);
+      default: die();
     }
   }
 }

@@ -29,7 +29,7 @@ struct UContext {
 static_assert(sizeof(SigContext) == 256 && __builtin_offsetof(UContext, mc) == 40);
 struct SigInfo {
   i32 signo, error, code, pad;
-  u64 addr;       // faults; SIGSYS: call address
+  u64 addr;  // faults; SIGSYS: call address
   u64 rest[13];
 };
 static_assert(sizeof(SigInfo) == 128);
@@ -39,15 +39,15 @@ struct TimeSpec {
 
 // ---- the thread's private area: the last kPrivateBytes of its stack; %gs base points here ----
 struct Private {
-  u64 guest_rsp;     // 0: scratch of the patched entry
-  u64 regs_base;     // 8: where the patched entry saves registers (fixed)
-  Slot* slot;        // 16
-  u64 deliver;       // 24: the exit path must end in ud2
-  u64 resume_rip;    // 32: the guest's rip behind that ud2
-  u64 self;          // 40
+  u64 guest_rsp;   // 0: scratch of the patched entry
+  u64 regs_base;   // 8: where the patched entry saves registers (fixed)
+  Slot* slot;      // 16
+  u64 deliver;     // 24: the exit path must end in ud2
+  u64 resume_rip;  // 32: the guest's rip behind that ud2
+  u64 self;        // 40
   u64 robust_head, robust_len;
   u32 index;
-  u32 mxcsr;         // for the child of a clone that came by a trap
+  u32 mxcsr;  // for the child of a clone that came by a trap
   u16 fpu_cw;
   u8 have_fp;
   u64 clear_tid;
@@ -108,13 +108,46 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 }
 
 enum Nr : u32 {
-  kNrMmap = 9, kNrMprotect = 10, kNrMunmap = 11, kNrBrk = 12, kNrSigaction = 13, kNrSigprocmask = 14,
-  kNrSigreturn = 15, kNrSchedYield = 24, kNrMremap = 25, kNrMadvise = 28, kNrNanosleep = 35, kNrGetpid = 39,
-  kNrClone = 56, kNrFork = 57, kNrVfork = 58, kNrExit = 60, kNrGetrusage = 98, kNrGetuid = 102, kNrGetgid = 104,
-  kNrGeteuid = 107, kNrGetegid = 108, kNrGetppid = 110, kNrSigaltstack = 131, kNrArchPrctl = 158, kNrPrctl = 157,
-  kNrGettid = 186, kNrFutex = 202, kNrSetTidAddress = 218, kNrClockGettime = 228, kNrClockGetres = 229,
-  kNrClockNanosleep = 230, kNrExitGroup = 231, kNrSetRobustList = 273, kNrGetRobustList = 274, kNrSeccomp = 317,
-  kNrRseq = 334, kNrUretprobe = 335, kNrClone3 = 435, kNrCloseRange = 436, kNrClose = 3,
+  kNrMmap = 9,
+  kNrMprotect = 10,
+  kNrMunmap = 11,
+  kNrBrk = 12,
+  kNrSigaction = 13,
+  kNrSigprocmask = 14,
+  kNrSigreturn = 15,
+  kNrSchedYield = 24,
+  kNrMremap = 25,
+  kNrMadvise = 28,
+  kNrNanosleep = 35,
+  kNrGetpid = 39,
+  kNrClone = 56,
+  kNrFork = 57,
+  kNrVfork = 58,
+  kNrExit = 60,
+  kNrGetrusage = 98,
+  kNrGetuid = 102,
+  kNrGetgid = 104,
+  kNrGeteuid = 107,
+  kNrGetegid = 108,
+  kNrGetppid = 110,
+  kNrSigaltstack = 131,
+  kNrArchPrctl = 158,
+  kNrPrctl = 157,
+  kNrGettid = 186,
+  kNrFutex = 202,
+  kNrSetTidAddress = 218,
+  kNrClockGettime = 228,
+  kNrClockGetres = 229,
+  kNrClockNanosleep = 230,
+  kNrExitGroup = 231,
+  kNrSetRobustList = 273,
+  kNrGetRobustList = 274,
+  kNrSeccomp = 317,
+  kNrRseq = 334,
+  kNrUretprobe = 335,
+  kNrClone3 = 435,
+  kNrCloseRange = 436,
+  kNrClose = 3,
 };
 
 constexpr i64 kEperm = 1, kEintr = 4, kEagain = 11, kEnomem = 12, kEfault = 14, kEinval = 22, kEnosys = 38;
@@ -142,10 +175,11 @@ i64 stub_clone_thread(u64 flags, u64 stack, u64 parent_tid, u64 child_tid, u64 a
 [[noreturn]] void stub_leave(u32* state);
 void stub_restorer();
 void stub_signal_entry();
-extern const char stub_begin[], stub_end[], stub_copy_begin[], stub_copy_end[], stub_copy_fixup[], stub_blocking_begin[],
-    stub_blocking_syscall[], stub_blocking_abort[], stub_exit_restart[], stub_exit_last[], stub_exit_ud2[],
-    stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[], stub_string_fixup[],
-    stub_store_begin[], stub_store_end[], stub_store_fixup[], stub_cas_begin[], stub_cas_end[], stub_cas_fixup[];
+extern const char stub_begin[], stub_end[], stub_copy_begin[], stub_copy_end[], stub_copy_fixup[],
+    stub_blocking_begin[], stub_blocking_syscall[], stub_blocking_abort[], stub_exit_restart[], stub_exit_last[],
+    stub_exit_ud2[], stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[],
+    stub_string_fixup[], stub_store_begin[], stub_store_end[], stub_store_fixup[], stub_cas_begin[], stub_cas_end[],
+    stub_cas_fixup[];
 void stub_entry();
 }
 
@@ -174,7 +208,7 @@ void submit(Slot& slot, RequestKind kind);
 void take_usage(Slot& slot, bool process);
 
 // signal.cc
-void deliver(Context& ctx);           // the sentry's SlotDelivery onto the guest stack
+void deliver(Context& ctx);  // the sentry's SlotDelivery onto the guest stack
 void guest_sigreturn(Context& ctx);
 void install_handlers();
 void set_altstack(u32 index);

@@ -19,8 +19,10 @@ struct Level {
   const char* support;
   const char* note;
 };
-#define FULL Level{"full", ""}
-#define PARTIAL(what) Level{"partial", what}
+#define FULL \
+  Level { "full", "" }
+#define PARTIAL(what) \
+  Level { "partial", what }
 #define SYSCALL(nr, name, args, cost, level) {nr, #name, (level).support, #cost, (level).note},
 #define REFUSE(nr, name, error, why) {nr, #name, "refused", #error, why},
 constexpr ReportRow kRows[] = {
@@ -58,12 +60,13 @@ std::string syscalls_table(bool json) {
   bool first = true;
   for (const ReportRow& row : kRows) {
     if (json) {
-      out += str_printf("%s\n  {\"number\":%u,\"name\":\"%s\",\"support\":\"%s\",\"%s\":\"%s\",\"note\":\"%s\"}", first ? "" : ",",
-                        row.nr, row.name, row.support, std::string_view(row.support) == "refused" ? "errno" : "cost",
-                        cost_or_errno(row).c_str(), escaped(row.note).c_str());
+      out += str_printf("%s\n  {\"number\":%u,\"name\":\"%s\",\"support\":\"%s\",\"%s\":\"%s\",\"note\":\"%s\"}",
+                        first ? "" : ",", row.nr, row.name, row.support,
+                        std::string_view(row.support) == "refused" ? "errno" : "cost", cost_or_errno(row).c_str(),
+                        escaped(row.note).c_str());
     } else {
-      std::string line = str_printf("%4u  %-24s %-8s %-9s %s", row.nr, row.name, row.support,
-                                    cost_or_errno(row).c_str(), row.note);
+      std::string line =
+          str_printf("%4u  %-24s %-8s %-9s %s", row.nr, row.name, row.support, cost_or_errno(row).c_str(), row.note);
       line.erase(line.find_last_not_of(' ') + 1);
       out += line + "\n";
     }
@@ -78,7 +81,8 @@ std::string syscalls_markdown() {
       "# System calls\n\nMade from `sentry/syscalls/table.def` by `sbx syscalls --markdown`.\n\n"
       "| nr | name | support | cost or errno | note |\n| --- | --- | --- | --- | --- |\n";
   for (const ReportRow& row : kRows) {
-    out += str_printf("| %u | %s | %s | %s | %s |\n", row.nr, row.name, row.support, cost_or_errno(row).c_str(), row.note);
+    out +=
+        str_printf("| %u | %s | %s | %s | %s |\n", row.nr, row.name, row.support, cost_or_errno(row).c_str(), row.note);
   }
   return out;
 }

@@ -1,5 +1,5 @@
 #include "calc.h"
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   int bad = 0;
   for (int i = 1; i < argc; i++) {
     Lexer l;

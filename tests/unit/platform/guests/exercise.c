@@ -16,16 +16,18 @@ static double now(void) {
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec * 1e9 + t.tv_nsec;
 }
-#define TIME(name, count, body)                                   \
-  do {                                                            \
-    double best = 1e18;                                           \
-    for (int batch = 0; batch < 5; ++batch) {                     \
-      double from = now();                                        \
-      for (int i = 0; i < (count); ++i) { body; }                 \
-      double each = (now() - from) / (count);                     \
-      if (each < best) best = each;                               \
-    }                                                             \
-    printf("%-16s %10.0f ns\n", name, best);                      \
+#define TIME(name, count, body)               \
+  do {                                        \
+    double best = 1e18;                       \
+    for (int batch = 0; batch < 5; ++batch) { \
+      double from = now();                    \
+      for (int i = 0; i < (count); ++i) {     \
+        body;                                 \
+      }                                       \
+      double each = (now() - from) / (count); \
+      if (each < best) best = each;           \
+    }                                         \
+    printf("%-16s %10.0f ns\n", name, best);  \
   } while (0)
 
 // One fresh syscall site for each page: one thread sleeps inside while another makes the first call and patches it.
@@ -38,10 +40,25 @@ static void make_sites(int padded) {
     unsigned char* p = text + i * 4096;
     int n = 0;
     static const unsigned char head[] = {0x49, 0x89, 0xca};  // mov %rcx,%r10
-    memcpy(p, head, 3); n = 3;
-    if (padded) { p[n++] = 0xb0; p[n++] = 202; p[n++] = 0x0f; p[n++] = 0xb6; p[n++] = 0xc0; }  // mov $202,%al; movzbl
-    else { p[n++] = 0xb8; p[n++] = 202; p[n++] = 0; p[n++] = 0; p[n++] = 0; }
-    p[n++] = 0x0f; p[n++] = 0x05; p[n++] = 0xc3;
+    memcpy(p, head, 3);
+    n = 3;
+    if (padded) {
+      p[n++] = 0xb0;
+      p[n++] = 202;
+      p[n++] = 0x0f;
+      p[n++] = 0xb6;
+      p[n++] = 0xc0;
+    }  // mov $202,%al; movzbl
+    else {
+      p[n++] = 0xb8;
+      p[n++] = 202;
+      p[n++] = 0;
+      p[n++] = 0;
+      p[n++] = 0;
+    }
+    p[n++] = 0x0f;
+    p[n++] = 0x05;
+    p[n++] = 0xc3;
     memset(p + n, 0xcc, 24);
     sites[i] = (site_fn)p;
   }
@@ -73,7 +90,10 @@ static int race(int padded) {
 }
 
 static volatile int handled;
-static void on_signal(int s) { (void)s; ++handled; }
+static void on_signal(int s) {
+  (void)s;
+  ++handled;
+}
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long shared;
 static void* adder(void* arg) {
@@ -92,11 +112,18 @@ static void* spinner(void* arg) {  // kicked from outside: registers and FP stat
   unsigned long x = 1;
   while (!stop) {
     double d = 1.5;
-    for (int i = 0; i < 1000; ++i) { x = x * 6364136223846793005ul + 1; d = d * 0.5 + 0.75; }
+    for (int i = 0; i < 1000; ++i) {
+      x = x * 6364136223846793005ul + 1;
+      d = d * 0.5 + 0.75;
+    }
     if (d != 1.5) ++*bad;
     syscall(SYS_getpid);
     if (x % 3 == 0) syscall(SYS_getpgrp);
-    if (x % 7 == 0) { int w = 0; struct timespec t = {0, 50000}; syscall(SYS_futex, &w, 0, 0, &t, 0, 0); }
+    if (x % 7 == 0) {
+      int w = 0;
+      struct timespec t = {0, 50000};
+      syscall(SYS_futex, &w, 0, 0, &t, 0, 0);
+    }
   }
   check = x;
   return 0;
@@ -111,13 +138,22 @@ int main(int argc, char** argv) {
     TIME("fork+exit+wait", 100, pid_t p = fork(); if (p == 0) _exit(0); waitpid(p, 0, 0));
     return 0;
   }
-  if (race(0)) { puts("race A failed"); ++failures; }
-  if (race(1)) { puts("race B failed"); ++failures; }
+  if (race(0)) {
+    puts("race A failed");
+    ++failures;
+  }
+  if (race(1)) {
+    puts("race B failed");
+    ++failures;
+  }
   puts("races done");
   pthread_t t[4];
   for (int i = 0; i < 4; ++i) pthread_create(&t[i], 0, adder, 0);
   for (int i = 0; i < 4; ++i) pthread_join(t[i], 0);
-  if (shared != 80000) { printf("shared %ld\n", shared); ++failures; }
+  if (shared != 80000) {
+    printf("shared %ld\n", shared);
+    ++failures;
+  }
   struct sigaction action;
   memset(&action, 0, sizeof(action));
   action.sa_handler = on_signal;
@@ -127,16 +163,25 @@ int main(int argc, char** argv) {
     raise(SIGUSR1);
     seen += handled == i + 1;
   }
-  if (seen != 200) { printf("raise: %d of 200\n", seen); ++failures; }
+  if (seen != 200) {
+    printf("raise: %d of 200\n", seen);
+    ++failures;
+  }
   sigset_t set, old;
   sigemptyset(&set);
   sigaddset(&set, SIGUSR1);
   sigprocmask(SIG_BLOCK, &set, &old);
   handled = 0;
   raise(SIGUSR1);
-  if (handled != 0) { puts("delivered while blocked"); ++failures; }
+  if (handled != 0) {
+    puts("delivered while blocked");
+    ++failures;
+  }
   sigprocmask(SIG_SETMASK, &old, 0);
-  if (handled != 1) { puts("not delivered at unblock"); ++failures; }
+  if (handled != 1) {
+    puts("not delivered at unblock");
+    ++failures;
+  }
   long bad = 0;
   pthread_create(&t[0], 0, spinner, &bad);
   handled = 0;
@@ -147,17 +192,27 @@ int main(int argc, char** argv) {
     ++sent;
     double limit = now() + 2e9;
     while (handled == before && now() < limit) sched_yield();
-    if (handled == before) { printf("kick %d lost\n", i); ++failures; break; }
+    if (handled == before) {
+      printf("kick %d lost\n", i);
+      ++failures;
+      break;
+    }
   }
   stop = 1;
   pthread_join(t[0], 0);
-  if (bad != 0) { printf("FP state broken %ld times\n", bad); ++failures; }
+  if (bad != 0) {
+    printf("FP state broken %ld times\n", bad);
+    ++failures;
+  }
   printf("kicks %d handled %d\n", sent, handled);
   for (int i = 0; i < 20; ++i) {
     pid_t p = fork();
     if (p == 0) _exit(i);
     int status = 0;
-    if (waitpid(p, &status, 0) != p || WEXITSTATUS(status) != i) { puts("fork failed"); ++failures; }
+    if (waitpid(p, &status, 0) != p || WEXITSTATUS(status) != i) {
+      puts("fork failed");
+      ++failures;
+    }
   }
   puts(failures == 0 ? "ok" : "FAILED");
   return failures != 0;
