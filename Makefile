@@ -35,7 +35,7 @@ check:
 	@tests/check/all $(BUILD)
 
 format:
-	@git ls-files '*.cc' '*.h' '*.c' | xargs clang-format -i
+	@git ls-files '*.cc' '*.h' '*.c' | grep -v '\.def\.h$$' | xargs clang-format -i
 
 deps:
 	@scripts/install-deps build run test bench
