@@ -186,11 +186,14 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
       process->area = area;
     }
   }
+  // Before the child is known: the word still names this thread's last child, whose exit must not count as the new one's.
+  platform_.keep_child_tids(*host_);
+  Slot& mine = host_->slot();
+  mine.native_child_tid = 0;
   auto host = std::make_unique<HostThread>(platform_, process, index, Role::kGuest);
   host->parent_area = host_->process->area;
   host->parent_index = host_->index;
   host->parent_pid = host_->process->host_pid_;
-  Slot& mine = host_->slot();
   Slot& fresh = host->slot();
   fresh.sigmask = mine.sigmask;
   fresh.brk_start = mine.brk_start;
@@ -233,7 +236,11 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   c.clear_tid_ptr = request.clear_tid_ptr;
   c.guest_tid = request.guest_tid;
   c.child_tid_value = request.child_tid_value;
-  mine.native_child_tid = 0;
+  // Died while the descriptor was handed over: nobody makes the child.
+  if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) {
+    child.lost();
+    return;
+  }
   finish(Command::kClone, 0);
 }
 

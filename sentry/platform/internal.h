@@ -92,6 +92,7 @@ struct HostThread {
   RefPtr<SlotArea> parent_area;
   u32 parent_index = 0;
   i32 parent_pid = 0;
+  i32 native_tid = 0;  // 0: still in the parent's slot, which the parent's next clone overwrites
   bool left = false;  // told to end: the slot comes free once the stub marks it
   // Zygotes: who waits for the image.
   fiber::Fiber* waiter = nullptr;
@@ -186,6 +187,8 @@ class PlatformImpl final : public Platform {
   Result<std::unique_ptr<HostThread>> take_zygote();
   void return_zygote(std::unique_ptr<HostThread> zygote);
   void want_zygotes();
+  // Before a clone: the tids of earlier children of this thread that have not bound yet, saved from its slot.
+  void keep_child_tids(HostThread& parent);
   void child_failed(HostThread& parent);
   // Records host thread `tid` (and host process, if it is a new one) for an unbound thread.
   void bind(HostThread& thread, i32 tid);

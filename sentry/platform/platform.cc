@@ -223,10 +223,22 @@ void PlatformImpl::bury(Process& process) {
   }
 }
 
+void PlatformImpl::keep_child_tids(HostThread& parent) {
+  i32 tid = static_cast<i32>(__atomic_load_n(&parent.slot().native_child_tid, __ATOMIC_SEQ_CST));
+  if (tid == 0) return;
+  for (auto& [cookie, child] : by_cookie) {
+    if (child->parent_area != parent.process->area || child->parent_index != parent.index) continue;
+    if (child->native_tid == 0) child->native_tid = tid;
+  }
+}
+
 void PlatformImpl::child_failed(HostThread& parent) {
   std::vector<HostThread*> children;
   for (auto& [cookie, child] : by_cookie) {
-    if (child->parent_area == parent.process->area && child->parent_index == parent.index) children.push_back(child);
+    bool made_before = child->native_tid != 0;
+    if (child->parent_area == parent.process->area && child->parent_index == parent.index && !made_before) {
+      children.push_back(child);
+    }
   }
   for (HostThread* child : children) {
     child->process->dead = child->process->dead || child->process->host_pid_ == 0;
@@ -248,7 +260,8 @@ void PlatformImpl::host_child_exited(i32 pid, i32 wait_status) {
   std::vector<HostThread*> gone;
   for (auto& [cookie, child] : by_cookie) {
     if (!child->parent_area) continue;
-    i32 native = static_cast<i32>(child->parent_area->slot(child->parent_index).native_child_tid);
+    i32 native = child->native_tid;
+    if (native == 0) native = static_cast<i32>(child->parent_area->slot(child->parent_index).native_child_tid);
     if (native == pid || (child->parent_pid == pid && native == 0)) gone.push_back(child);
   }
   for (HostThread* child : gone) {
