@@ -122,7 +122,8 @@ HostResult<void> load_filter() {
       SCMP_SYS(exit_group),
       SCMP_SYS(getrandom),
 #ifdef __SANITIZE_ADDRESS__
-      // the sanitizer's runtime, in test builds: it clears its shadow of the stack before a function that does not return
+      // the sanitizer's runtime, in test builds: it clears its shadow of the stack before a function that does not
+      // return
       SCMP_SYS(sigaltstack),
       SCMP_SYS(sched_yield),
 #endif

@@ -43,12 +43,15 @@ void GuestThreadImpl::on_request() {
   if (kick_timer_) kick_timer_->cancel();
   Entry e{};
   e.nr = s.nr;
-  for (int i = 0; i < 6; ++i) {
+  u32 copied = kind == RequestKind::kSyscall ? __atomic_load_n(&s.in_mask, __ATOMIC_RELAXED) : 0;
+  for (u32 i = 0; i < 6; ++i) {
     e.args[i] = s.args[i];
+    in_length_[i] = 0;
+    if ((copied >> i & 1) == 0) continue;
     u32 offset = s.in_offset[i], length = s.in_length[i];
     bool sane = length <= kWindowBytes && offset <= kWindowBytes - length;
     in_offset_[i] = offset;
-    in_length_[i] = kind == RequestKind::kSyscall && sane ? length : 0;
+    in_length_[i] = sane ? length : 0;
   }
   e.ip = s.ip;
   e.sp = s.sp;
@@ -186,7 +189,8 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
       process->area = area;
     }
   }
-  // Before the child is known: the word still names this thread's last child, whose exit must not count as the new one's.
+  // Before the child is known: the word still names this thread's last child, whose exit must not count as the new
+  // one's.
   platform_.keep_child_tids(*host_);
   Slot& mine = host_->slot();
   mine.native_child_tid = 0;

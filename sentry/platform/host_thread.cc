@@ -83,6 +83,7 @@ HostThread::HostThread(PlatformImpl& platform, RefPtr<Process> owner, u32 index,
 
 HostThread::~HostThread() {
   platform.forget(*this);
+  platform.stop_polling(*this);
   std::erase(process->threads, this);
   if (left) process->area->give_back(index);
   --platform.host_threads;
@@ -92,10 +93,16 @@ void HostThread::reply(Command command) {
   Slot& s = slot();
   s.command = command;
   where = Where::kNative;
+  bool polls = platform.will_poll(*this, command);
   __atomic_store_n(&s.state, kStateReply, __ATOMIC_SEQ_CST);
   if (notif != 0) {
     u64 id = notif;
     notif = 0;
+    if (polls) {
+      platform.wake_apart(*this);
+    } else {
+      platform.wake_here();
+    }
     platform.answer(id);
   }
 }

@@ -1,5 +1,6 @@
 // Inside the platform room: the sentry's side of stub threads. Kernel lock for everything.
 #pragma once
+#include <sched.h>
 #include <sys/uio.h>
 
 #include <atomic>
@@ -60,6 +61,9 @@ class Process : public AddressSpace {
   std::vector<struct HostThread*> threads;
 };
 
+// This host thread is the one that receives requests.
+bool i_receive();
+
 enum class Where : u8 {
   kUnbound,  // not yet heard of
   kNative,   // runs guest code or a native call
@@ -93,7 +97,14 @@ struct HostThread {
   u32 parent_index = 0;
   i32 parent_pid = 0;
   i32 native_tid = 0;  // 0: still in the parent's slot, which the parent's next clone overwrites
-  bool left = false;  // told to end: the slot comes free once the stub marks it
+  bool left = false;   // told to end: the slot comes free once the stub marks it
+  // Tier 1 (spin.cc): when the last request came and its reply went out, in cycles, and how many requests in a row were
+  // short and followed soon.
+  u64 requested_at = 0;
+  u64 replied_at = 0;
+  u64 soon = 0;
+  u32 streak = 0;
+  i32 kept_off = -1;  // the CPU the host thread was kept off, for its first steps beside a receiver that polls
   // Zygotes: who waits for the image.
   fiber::Fiber* waiter = nullptr;
   bool answered = false;
@@ -193,6 +204,14 @@ class PlatformImpl final : public Platform {
   // Records host thread `tid` (and host process, if it is a new one) for an unbound thread.
   void bind(HostThread& thread, i32 tid);
 
+  // Tier 1 (spin.cc). Called before a reply is published: whether this thread will look for the next request itself,
+  // so that the stub may spin for it.
+  bool will_poll(HostThread& thread, Command command);
+  // How the next answer wakes its stub: on another CPU than this one, or on this one, which is about to be free.
+  void wake_apart(HostThread& thread);
+  void wake_here();
+  void stop_polling(const HostThread& thread);
+
   const PlatformOptions options;
   std::unordered_map<i32, HostThread*> by_tid;
   std::unordered_map<u64, HostThread*> by_cookie;  // unbound
@@ -208,6 +227,15 @@ class PlatformImpl final : public Platform {
   bool receive(Notification& out);
   void handle(const Notification& n);
   void dispatch(HostThread& thread);
+  // Tier 1 (spin.cc): with the kernel lock held, by the receiver; drops it while it looks.
+  void note_request(HostThread& thread);
+  void poll_slots();
+  void serve_polled(Slot& slot);
+  void end_polling();
+  void end_apart(HostThread& thread);
+  void set_sync_wake(bool sync);
+  bool cpus_are_free() const;
+  u32 streak_needed(u64 now) const;
   void on_zygote_request(HostThread& thread, RequestKind kind);
   void on_template_request(RequestKind kind);
   void host_block(bool entering);
@@ -221,6 +249,24 @@ class PlatformImpl final : public Platform {
   fiber::WaitQueue zygote_queue_;
   u32 zygotes_failed_ = 0;
   std::atomic<bool> stopping_{false};
+
+  // Threads the receiver polls. Only the receiver adds and removes, with the kernel lock; others may clear `thread`.
+  struct Polled {
+    RefPtr<SlotArea> area;
+    Slot* slot;
+    HostThread* thread;  // null: gone
+    u64 since;           // cycles: the last reply
+    u64 window;          // cycles to look for the next request
+  };
+  std::vector<Polled> polled_;
+  cpu_set_t cpu_set_{};
+  u32 cpus_ = 0;  // in cpu_set_; 0: not counted yet
+  u32 streak_needed_ = 0;
+  u64 missed_at_ = 0;
+  u32 session_hits_ = 0;
+  u64 no_polling_before_ = 0;
+  u64 back_off_ = 0;
+  bool sync_wake_ = true;
 
   // One worker receives; the others wait for their turn.
   void work();

@@ -114,33 +114,35 @@ struct SlotUsage {
 constexpr u32 kMaxCopyOut = 8;
 
 struct alignas(64) Slot {
-  // Hand-shake, one cache line.
+  // What a call without buffers touches, both ways, fills two cache lines: with a spinning stub the time of a call is
+  // the time these lines take between two CPUs.
   u32 state;
   u32 polled;          // sentry: a thread looks at `state` right now, spinning is worth while
   u32 kick;            // sentry: come in
   u32 native_blocked;  // stub: inside a native call that may sleep
+  RequestKind kind;
+  u32 nr;
+  u32 in_mask;      // bit i: argument i was copied into the window
+  Command command;  // reply
+  i64 ret;          // reply
+  u32 out_count;    // reply: entries of `out`
+  u32 patched;      // came by a patched site
+  u64 ip, sp;
+
+  u64 args[6];
   u64 cookie;
   u32 native_child_tid;  // the kernel stores the child's host tid here (CLONE_PARENT_SETTID)
   u32 listener;          // template only: listener descriptor plus one
-  u64 pad0[4];
 
-  // Request.
-  RequestKind kind;
-  u32 nr;
-  u64 args[6];
-  u64 ip, sp;
+  // Request, the rest.
   u32 interrupted_native;
   i32 fault_signo, fault_code;
-  u32 patched;  // came by a patched site
   u64 fault_addr;
   u32 fault_fatal;   // no handler may run: the frame of a SIGSEGV did not fit
-  u32 in_offset[6];  // bytes copied into the window for argument i: [in_offset, in_offset + in_length)
+  u32 in_offset[6];  // for the arguments of in_mask: their bytes are [in_offset, in_offset + in_length) of the window
   u32 in_length[6];
 
-  // Reply.
-  Command command;
-  u32 out_count;
-  i64 ret;
+  // Reply, the rest.
   CopyOp out[kMaxCopyOut];  // copied from the window to the guest before the return
   SlotDelivery delivery;
   SlotClone clone;
@@ -160,6 +162,7 @@ struct alignas(64) Slot {
   u64 brk_start, brk_end;  // stub: mirror of the process's break
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
+static_assert(__builtin_offsetof(Slot, args) == 64 && __builtin_offsetof(Slot, interrupted_native) == 128);
 
 // First bytes of the blob.
 struct BlobHeader {

@@ -11,10 +11,6 @@
 #include "sentry/fiber/kernel_lock.h"
 #include "sentry/platform/internal.h"
 
-#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
-#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, __u64)
-#endif
-
 namespace sbx::platform {
 namespace {
 
@@ -31,12 +27,13 @@ constexpr u32 kZygoteTarget = 2;
 constexpr u32 kMaxSpares = 3;
 constexpr int kStopSignal = SIGUSR2;
 
-// Not inline: fibers change threads' stacks, a cached address of a thread-local would be another thread's.
 thread_local bool receives = false;
-__attribute__((noinline)) bool i_receive() { return receives; }
 __attribute__((noinline)) void set_receive(bool value) { receives = value; }
 
 }  // namespace
+
+// Not inline: fibers change threads' stacks, a cached address of a thread-local would be another thread's.
+__attribute__((noinline)) bool i_receive() { return receives; }
 
 PlatformImpl::~PlatformImpl() {
   fiber::set_host_block_hook(nullptr);
@@ -125,6 +122,7 @@ void PlatformImpl::handle(const Notification& n) {
   }
   thread->where = Where::kSentry;
   thread->notif = n.id;
+  note_request(*thread);
   dispatch(*thread);
 }
 
@@ -281,6 +279,7 @@ void PlatformImpl::host_child_exited(i32 pid, i32 wait_status) {
 
 void PlatformImpl::host_block(bool entering) {
   if (!entering || !i_receive()) return;
+  end_polling();
   set_receive(false);
   std::lock_guard guard(turn_lock_);
   turn_taken_ = false;
@@ -309,6 +308,7 @@ void PlatformImpl::work() {
       fiber::KernelLock lock;
       handle(n);
       fiber::run_ready();
+      poll_slots();
     }
   }
   std::lock_guard guard(turn_lock_);

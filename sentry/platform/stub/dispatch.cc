@@ -8,7 +8,7 @@ namespace {
 // Copies what the argument table names into the window, so that the sentry needs no process_vm_readv. A fault leaves
 // the argument uncopied: the sentry then finds out by itself.
 void copy_arguments(Slot& slot, u32 nr) {
-  for (u32 i = 0; i < 6; ++i) slot.in_length[i] = 0;
+  slot.in_mask = 0;
   const ArgRow* row = find_arg_row(nr);
   if (row == nullptr) return;
   u32 used = 0;
@@ -29,6 +29,7 @@ void copy_arguments(Slot& slot, u32 nr) {
       if (n == 0 || n > room || n > kMaxBufferCopy) continue;
       if (!copy_in(to, from, n)) continue;
     }
+    slot.in_mask |= 1u << arg.index;
     slot.in_offset[arg.index] = used;
     slot.in_length[arg.index] = static_cast<u32>(n);
     used += static_cast<u32>((n + 15) & ~15ull);

@@ -20,6 +20,8 @@ void submit(Slot& slot, RequestKind kind) {
         __atomic_store_n(&slot.state, kStateNative, __ATOMIC_RELAXED);
         return;
       }
+      // It went on to something else, or the call blocks.
+      if (__atomic_load_n(&slot.polled, __ATOMIC_RELAXED) == 0) break;
       asm volatile("pause");
     }
     ++slot.counters.spin_timeouts;

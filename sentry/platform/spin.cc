@@ -1,0 +1,263 @@
+// Tier 1: after a reply the receiver looks into the thread's slot for a while, so that a thread that calls again at once
+// needs no doorbell. It costs a CPU while it looks, so it must pay: only threads that have called often in a row, only
+// while a CPU is free, and less often each time it was in vain. Times are cycles of the time-stamp counter: the
+// thresholds only have to be right to a factor of two.
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <x86intrin.h>
+
+#include <algorithm>
+
+#include "sentry/base/counters.h"
+#include "sentry/base/log.h"
+#include "sentry/fiber/kernel_lock.h"
+#include "sentry/platform/internal.h"
+
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, __u64)
+#endif
+
+namespace sbx::platform {
+namespace {
+
+COUNTER(polled_requests, "platform.polled", "requests seen by polling, without a doorbell");
+COUNTER(sessions, "platform.poll_sessions", "times the sentry began to poll");
+COUNTER(misses, "platform.poll_misses", "polling that saw too few requests to be worth while");
+COUNTER(preemptions, "platform.poll_preempted", "polling that lost its CPU to others");
+
+constexpr u64 kMicrosecond = 2500;
+// Time from a reply to the next request that counts as soon; by doorbell it includes a switch each way.
+constexpr u64 kSoon = 20 * kMicrosecond;
+constexpr u64 kShortCall = 5 * kMicrosecond;
+constexpr u64 kWindow = 20 * kMicrosecond;
+// The first reply of a session has to start the stub on an idle CPU.
+constexpr u64 kFirstWindow = 200 * kMicrosecond;
+constexpr u32 kLooks = 16;  // between two readings of the clock
+constexpr u64 kBellInterval = 3 * kMicrosecond;
+// Two looks are never that far apart, unless the host's scheduler stepped in between.
+constexpr u64 kPreempted = 50 * kMicrosecond;
+// After that time without a poor session the demands are half of what they were.
+constexpr u64 kForgetMisses = 50'000 * kMicrosecond;
+constexpr u64 kMinBackOff = 10'000 * kMicrosecond;
+constexpr u64 kMaxBackOff = 320'000 * kMicrosecond;
+constexpr u32 kMinStreak = 16;
+constexpr u32 kMaxStreak = 4096;
+// To move the stub to another CPU costs as much as this many doorbells; and what a good session spares is far more.
+constexpr u32 kPoorSession = 32;
+constexpr u32 kGoodSession = 400;
+// The stub's part: PAUSE is 40 to 140 cycles; then it rings.
+constexpr u32 kStubSpins = 1000;
+constexpr size_t kMostPolled = 4;
+constexpr size_t kManyThreads = 64;
+
+u64 cycles() { return __rdtsc(); }
+
+}  // namespace
+
+void PlatformImpl::note_request(HostThread& thread) {
+  if (thread.kept_off >= 0) end_apart(thread);
+  u64 now = cycles();
+  thread.streak = now - thread.replied_at < thread.soon ? std::min(thread.streak + 1, kMaxStreak) : 0;
+  thread.requested_at = now;
+}
+
+// One for us and one for each guest thread that computes.
+bool PlatformImpl::cpus_are_free() const {
+  if (by_tid.size() > kManyThreads) return false;
+  u32 running = 1;
+  for (const auto& [tid, thread] : by_tid) {
+    bool runs = thread->role == Role::kGuest && thread->where == Where::kNative;
+    if (runs && __atomic_load_n(&thread->slot().native_blocked, __ATOMIC_RELAXED) == 0) ++running;
+  }
+  return running <= cpus_;
+}
+
+u32 PlatformImpl::streak_needed(u64 now) const {
+  u64 halvings = (now - missed_at_) / kForgetMisses;
+  return halvings > 31 ? kMinStreak : std::max(streak_needed_ >> halvings, kMinStreak);
+}
+
+bool PlatformImpl::will_poll(HostThread& thread, Command command) {
+  Slot& slot = thread.slot();
+  u64 now = cycles();
+  thread.replied_at = now;
+  thread.soon = kSoon;
+  // Long calls gain little, and their data would go from one CPU's cache to another's.
+  if (now - thread.requested_at > kShortCall) thread.streak /= 4;
+  if (cpus_ == 0) {
+    bool known = sched_getaffinity(0, sizeof(cpu_set_), &cpu_set_) == 0;
+    cpus_ = options.spin && known ? static_cast<u32>(CPU_COUNT(&cpu_set_)) : 1;
+    streak_needed_ = kMinStreak;
+  }
+  if (!i_receive()) return false;
+  auto known = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
+  bool wanted = cpus_ >= 2 && thread.role == Role::kGuest && now >= no_polling_before_ &&
+                (command == Command::kReturn || command == Command::kContinue);
+  if (known != polled_.end()) {
+    if (!wanted || thread.streak == 0) {
+      __atomic_store_n(&slot.polled, 0, __ATOMIC_SEQ_CST);
+      polled_.erase(known);
+      return false;
+    }
+    known->since = now;
+    known->window = thread.soon = thread.notif == 0 ? kWindow : kFirstWindow;
+    return true;
+  }
+  if (!wanted || thread.streak < streak_needed(now) || polled_.size() >= std::min<size_t>(kMostPolled, cpus_ - 1) ||
+      !cpus_are_free()) {
+    return false;
+  }
+  if (polled_.empty()) {
+    sessions.add();
+    session_hits_ = 0;
+  }
+  thread.soon = thread.notif == 0 ? kWindow : kFirstWindow;
+  polled_.push_back({thread.process->area, &slot, &thread, now, thread.soon});
+  slot.spin_budget = kStubSpins;
+  __atomic_store_n(&slot.polled, 1, __ATOMIC_SEQ_CST);
+  return true;
+}
+
+void PlatformImpl::stop_polling(const HostThread& thread) {
+  for (Polled& p : polled_) {
+    if (p.thread == &thread) p.thread = nullptr;
+  }
+}
+
+void PlatformImpl::set_sync_wake(bool sync) {
+  if (sync == sync_wake_) return;
+  sync_wake_ = sync;
+  // Refused by kernels before 6.6, which always do as for false.
+  ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, sync ? 1ul : 0ul);
+}
+
+void PlatformImpl::wake_here() { set_sync_wake(true); }
+
+// Handing over on one CPU has put the stub onto ours, and on small machines the host's scheduler does not look for an
+// idle one (SIS_UTIL in kernel/sched/fair.c): until the stub's next request, ours is not allowed to it. Threads whose
+// guest chose its CPUs are left alone.
+void PlatformImpl::wake_apart(HostThread& thread) {
+  set_sync_wake(false);
+  cpu_set_t set;
+  int cpu = sched_getcpu();
+  if (cpu < 0 || thread.kept_off >= 0 || sched_getaffinity(thread.tid, sizeof(set), &set) != 0) return;
+  if (CPU_EQUAL(&set, &cpu_set_) == 0) return;
+  CPU_CLR(cpu, &set);
+  if (CPU_COUNT(&set) != 0 && sched_setaffinity(thread.tid, sizeof(set), &set) == 0) thread.kept_off = cpu;
+}
+
+void PlatformImpl::end_apart(HostThread& thread) {
+  cpu_set_t set;
+  if (sched_getaffinity(thread.tid, sizeof(set), &set) == 0) {
+    CPU_SET(thread.kept_off, &set);
+    if (CPU_EQUAL(&set, &cpu_set_) != 0) sched_setaffinity(thread.tid, sizeof(set), &set);
+  }
+  thread.kept_off = -1;
+}
+
+void PlatformImpl::serve_polled(Slot& slot) {
+  auto it = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
+  if (it == polled_.end()) return;
+  HostThread* thread = it->thread;
+  u32 expected = kStateRequest;
+  if (thread == nullptr || thread->where != Where::kNative) {
+    polled_.erase(it);
+    return;
+  }
+  if (!__atomic_compare_exchange_n(&slot.state, &expected, kStateClaimed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    return;
+  }
+  polled_requests.add();
+  ++session_hits_;
+  thread->where = Where::kSentry;
+  thread->notif = 0;
+  note_request(*thread);
+  dispatch(*thread);
+  fiber::run_ready();
+  if (!i_receive()) return;
+  // No reply yet: the call blocks, and the stub had better sleep.
+  it = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
+  if (it == polled_.end() || (it->thread != nullptr && it->thread->where == Where::kNative)) return;
+  __atomic_store_n(&slot.polled, 0, __ATOMIC_SEQ_CST);
+  polled_.erase(it);
+}
+
+void PlatformImpl::end_polling() {
+  if (polled_.empty()) return;
+  if (session_hits_ < kPoorSession) {
+    misses.add();
+    u64 now = cycles();
+    streak_needed_ = std::min(streak_needed(now) * 2, kMaxStreak);
+    missed_at_ = now;
+  } else if (session_hits_ >= kGoodSession) {
+    streak_needed_ = std::max(streak_needed_ / 2, kMinStreak);
+    back_off_ /= 2;
+  }
+  // A stub that saw the flag before it fell rings when its spin is over.
+  for (Polled& p : polled_) {
+    __atomic_store_n(&p.slot->polled, 0, __ATOMIC_SEQ_CST);
+    if (p.thread != nullptr && p.thread->kept_off >= 0) end_apart(*p.thread);
+  }
+  polled_.clear();
+  set_sync_wake(true);
+}
+
+void PlatformImpl::poll_slots() {
+  if (polled_.empty() || !i_receive()) return;
+  while (!polled_.empty() && !stopping_.load(std::memory_order_acquire)) {
+    fiber::kernel_unlock();
+    Slot* found = nullptr;
+    bool bell = false, expired = false, preempted = false;
+    u64 last = cycles(), bell_at = last + kBellInterval;
+    while (found == nullptr && !bell && !expired && !preempted) {
+      for (u32 looks = 0; found == nullptr && looks < kLooks; ++looks) {
+        for (const Polled& p : polled_) {
+          if (__atomic_load_n(&p.slot->state, __ATOMIC_ACQUIRE) == kStateRequest) found = p.slot;
+        }
+        _mm_pause();
+      }
+      if (found != nullptr) break;
+      u64 now = cycles();
+      preempted = now - last > kPreempted;
+      last = now;
+      for (const Polled& p : polled_) expired |= now - p.since > p.window;
+      if (now >= bell_at) {
+        bell_at = now + kBellInterval;
+        pollfd listener{listener_.get(), POLLIN, 0};
+        bell = ::poll(&listener, 1, 0) > 0;
+      }
+    }
+    fiber::kernel_lock();
+    if (preempted) {
+      preemptions.add();
+      back_off_ = std::clamp(back_off_ * 2, kMinBackOff, kMaxBackOff);
+      no_polling_before_ = last + back_off_;
+    }
+    if (found != nullptr) {
+      serve_polled(*found);
+    } else if (bell) {
+      Notification n{};
+      if (receive(n)) handle(n);
+      fiber::run_ready();
+    }
+    if (!i_receive()) return;  // a fiber blocked in the host: another worker receives now, and polls its own threads
+    if (preempted) break;
+    if (expired && found == nullptr) {
+      for (auto it = polled_.begin(); it != polled_.end();) {
+        if (last - it->since <= it->window) {
+          ++it;
+          continue;
+        }
+        if (polled_.size() == 1) break;  // ends the session, below
+        __atomic_store_n(&it->slot->polled, 0, __ATOMIC_SEQ_CST);
+        it = polled_.erase(it);
+      }
+      if (polled_.size() == 1 && last - polled_[0].since > polled_[0].window) break;
+    }
+  }
+  if (i_receive()) end_polling();
+}
+
+}  // namespace sbx::platform
