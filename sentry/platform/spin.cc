@@ -1,6 +1,6 @@
-// Tier 1: after a reply the receiver looks into the thread's slot for a while, so that a thread that calls again at once
-// needs no doorbell. It costs a CPU while it looks, so it must pay: only threads that have called often in a row, only
-// while a CPU is free, and less often each time it was in vain. Times are cycles of the time-stamp counter: the
+// Tier 1: after a reply the receiver looks into the thread's slot for a while, so that a thread that calls again at
+// once needs no doorbell. It costs a CPU while it looks, so it must pay: only threads that have called often in a row,
+// only while a CPU is free, and less often each time it was in vain. Times are cycles of the time-stamp counter: the
 // thresholds only have to be right to a factor of two.
 #include <linux/seccomp.h>
 #include <poll.h>

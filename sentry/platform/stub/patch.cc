@@ -17,8 +17,19 @@ constexpr u64 kLowestMapping = 0x10000;
 constexpr u64 kReadOnlyText = 1 | 4;
 constexpr u64 kWritableText = 1 | 2 | 4;
 
-u64& failed_entry(u64 site) { return process().failed[(site * 0x9e3779b97f4a7c15ull) >> 56]; }
-static_assert(kFailedSites == 256);
+u32 hash(u64 site) { return static_cast<u32>((site * 0x9e3779b97f4a7c15ull) >> 56); }
+u64& failed_entry(u64 site) { return process().failed[hash(site)]; }
+static_assert(kFailedSites == 256 && kSeenSites == 256);
+
+// A patch costs two to three traps (a copied page, four changes of protection), and most sites of a short program are
+// called once: the second trap patches. A site that shares its entry with a busier one may have to wait for a third.
+bool traps_again(u64 site) {
+  u32& seen = process().seen[hash(site)];
+  u32 low = static_cast<u32>(site);
+  if (__atomic_load_n(&seen, __ATOMIC_RELAXED) == low) return true;
+  __atomic_store_n(&seen, low, __ATOMIC_RELAXED);
+  return false;
+}
 
 bool reaches(u64 from, u64 to) {
   i64 distance = static_cast<i64>(to - from);
@@ -146,7 +157,7 @@ void try_patch(Context& ctx) {
   u64 site = ret - 2;
   u32 nr = static_cast<u32>(ctx.regs->rax);
   if (nr == kNrSigreturn || ret < kLowestMapping || ret >= kUserEnd) return;
-  if (__atomic_load_n(&failed_entry(site), __ATOMIC_RELAXED) == site) return;
+  if (__atomic_load_n(&failed_entry(site), __ATOMIC_RELAXED) == site || !traps_again(site)) return;
   ProcessData& p = process();
   u64 page = site & ~(kPageSize - 1);
   mm_lock();

@@ -78,6 +78,7 @@ struct TrampolinePage {
 constexpr u32 kMaxTrampolinePages = 256;
 constexpr u32 kMaxSharedRanges = 64;
 constexpr u32 kFailedSites = 256;
+constexpr u32 kSeenSites = 256;
 struct ProcessData {
   u64 brk_start, brk_end;
   u64 mmap_top;
@@ -87,6 +88,7 @@ struct ProcessData {
   u64 vdso_begin, vdso_end;
   u32 trampolines;
   u32 spare;
+  u32 seen[kSeenSites];                  // sites that have trapped, by hash: low half of the address
   SharedRange shared[kMaxSharedRanges];  // where text must not be patched: the bytes are not ours alone
   TrampolinePage trampoline[kMaxTrampolinePages];
   u64 failed[kFailedSites];  // sites that cannot be patched, by hash
