@@ -282,6 +282,7 @@ void GuestThreadImpl::kill_host_process() {
     return;
   }
   RefPtr<Process> process = host_->process;
+  if (!process->dead && platform_.release_robust_locks(*process)) return;
   platform_.bury(*process);
 }
 

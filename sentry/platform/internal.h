@@ -146,6 +146,7 @@ class GuestThreadImpl final : public GuestThread {
   void lost();
   void take_host(std::unique_ptr<HostThread> host);
   HostThread* host() { return host_.get(); }
+  const Identity& identity() const { return identity_; }
 
  private:
   friend class PlatformImpl;
@@ -194,6 +195,9 @@ class PlatformImpl final : public Platform {
   void collect_counters(Slot& slot);
   void forget(HostThread& thread);
   void bury(Process& process);
+  // robust.cc: if threads of the process hold robust locks, has its stub release them before it ends, and kills it if
+  // that takes long. False: there are none, kill it.
+  bool release_robust_locks(Process& process);
   // Parks until a clean stub is there.
   Result<std::unique_ptr<HostThread>> take_zygote();
   void return_zygote(std::unique_ptr<HostThread> zygote);
@@ -242,6 +246,15 @@ class PlatformImpl final : public Platform {
   HostResult<void> make_template();
 
   UniqueFd listener_;
+  // Processes that release their robust locks: alive on the host, gone for the guest. Their other threads may ring.
+  struct Leaving {
+    RefPtr<Process> process;
+    std::unique_ptr<fiber::Timer> deadline;
+    i32 walker = 0;
+  };
+  std::unordered_map<i32, Leaving> leaving_;  // by host pid
+  std::vector<i32> strangers_;                // unknown stubs that rang meanwhile
+  void left(i32 host_pid);
   std::unique_ptr<HostThread> template_;
   bool template_ready_ = false;
   std::deque<std::unique_ptr<HostThread>> zygotes_;  // ready

@@ -113,6 +113,13 @@ struct SlotUsage {
 
 constexpr u32 kMaxCopyOut = 8;
 
+struct RobustList {
+  u64 head;
+  u32 guest_tid;
+  u32 spare;
+};
+static_assert(kMaxSlots * sizeof(RobustList) <= kWindowBytes);
+
 struct alignas(64) Slot {
   // What a call without buffers touches, both ways, fills two cache lines: with a spinning stub the time of a call is
   // the time these lines take between two CPUs.
@@ -160,6 +167,8 @@ struct alignas(64) Slot {
   SlotUsage usage;
   SlotCounters counters;
   u64 brk_start, brk_end;  // stub: mirror of the process's break
+  u64 robust_head;         // stub: set_robust_list
+  u32 leave;               // sentry: not 0: walk the `leave` - 1 robust lists in the window, then end the process
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 64 && __builtin_offsetof(Slot, interrupted_native) == 128);

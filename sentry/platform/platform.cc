@@ -103,6 +103,15 @@ void PlatformImpl::handle(const Notification& n) {
       thread = waiting->second;
       bind(*thread, n.pid);
     } else if (thread == nullptr) {
+      if (!leaving_.empty()) {  // most likely a thread of such a process: it ends with it
+        bool walker = false;
+        for (const auto& [pid, leaving] : leaving_) walker |= leaving.walker == n.pid;
+        if (walker)
+          answer(n.id);
+        else
+          strangers_.push_back(n.pid);
+        return;
+      }
       orphans.add();
       if (::kill(n.pid, SIGKILL) != 0) LOG_DEBUG("orphan %d is gone already", n.pid);
       answer(n.id);
@@ -246,6 +255,7 @@ void PlatformImpl::child_failed(HostThread& parent) {
 
 void PlatformImpl::host_child_exited(i32 pid, i32 wait_status) {
   (void)wait_status;
+  left(pid);
   if (auto it = by_pid.find(pid); it != by_pid.end()) {
     RefPtr<Process> process(it->second);
     process->reaped = true;

@@ -75,6 +75,7 @@ struct Prepared {
   RefPtr<security::Credentials> creds;
   vfs::Path exe;
   RefPtr<vfs::File> exe_file;
+  std::unique_ptr<vfs::WriteDenial> text_busy;
   std::string comm;
 };
 
@@ -114,6 +115,7 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
     args.filename = script->interpreter;
     path = TRY(vfs::resolve(task.walk_context(), script->interpreter));
   }
+  out.text_busy = TRY(vfs::WriteDenial::take(RefPtr<vfs::Inode>(out.exe.inode())));
   vfs::Attr attr = TRY(out.exe.inode()->attr());
   bool secure = false;
   out.creds = credentials_after_exec(*task.creds, out.exe, attr, &secure);
@@ -135,11 +137,12 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
   return out;
 }
 
-RefPtr<ImageInfo> image_info(const Prepared& prepared) {
+RefPtr<ImageInfo> image_info(Prepared& prepared) {
   auto info = make_ref<ImageInfo>();
   const loader::LoadedProgram& p = prepared.program;
   info->exe = prepared.exe;
   info->exe_file = prepared.exe_file;
+  info->text_busy = std::move(prepared.text_busy);
   info->arg_start = p.arg_start;
   info->arg_end = p.arg_end;
   info->env_start = p.env_start;

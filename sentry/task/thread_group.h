@@ -27,7 +27,8 @@ struct Usage {
 // What exec learnt of the image; for /proc. Replaced as a whole by exec.
 struct ImageInfo : public RefCounted {
   vfs::Path exe;
-  RefPtr<vfs::File> exe_file;                                  // keeps text busy semantics and /proc/PID/exe
+  RefPtr<vfs::File> exe_file;                                  // /proc/PID/exe
+  std::unique_ptr<vfs::WriteDenial> text_busy;                 // nobody may write to it (ETXTBSY)
   u64 arg_start = 0, arg_end = 0, env_start = 0, env_end = 0;  // guest addresses
   u64 stack_start = 0, brk_start = 0;
   std::string auxv;  // raw bytes

@@ -25,9 +25,8 @@ Result<size_t> EventFd::read(vfs::Sink& sink, u64*) {
 
 Result<size_t> EventFd::write(vfs::Source& source, u64*) {
   if (source.left() < sizeof(u64)) return Errno::kInval;
-  // The bytes of a source can be fetched only once, so nothing is fetched while there is no room at all; a value that
-  // turns out too big for the room waits right here, unlike in other files.
-  if (count_ == kMaxCount) return Errno::kAgain;
+  // The bytes of a source can be fetched only once: a value that is too big for the room waits right here, unlike in
+  // other files.
   u64 value = 0;
   size_t got = TRY(source.get(&value, sizeof(value)));
   if (got < sizeof(value)) return Errno::kFault;

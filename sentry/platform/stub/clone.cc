@@ -44,7 +44,6 @@ void start_thread_area(u32 index) {
   priv.regs_base = regs_address(index);
   priv.index = index;
   priv.deliver = 0;
-  priv.robust_head = 0;
 }
 
 // The child of a thread or vfork clone, on its own stub stack; its registers lie in its save area.
@@ -81,7 +80,6 @@ void perform_clone(Context& ctx) {
     mm_unlock();
     if (ret == 0) {
       adopt_slots(clone.fd);
-      ctx.priv->robust_head = 0;
       ctx.regs->rax = 0;
       if (clone.child_sp != 0) ctx.regs->rsp = clone.child_sp;
       if (clone.set_tls != 0) write_fs(clone.tls);

@@ -89,7 +89,7 @@ void ask_sentry(Context& ctx, RequestKind kind) {
     case Command::kExit: {
       u64 all = ~0ull;
       sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), 0, 8);
-      walk_robust_list(*ctx.priv, static_cast<u32>(slot.identity.tid));
+      release_robust_list(slot);
       take_usage(slot, false);
       stub_leave(&slot.state);
     }
@@ -123,7 +123,7 @@ void handle_syscall(Context& ctx) {
     regs.rax = static_cast<u64>(ret);
     return;
   }
-  if (nr == kNrExitGroup) walk_robust_list(*ctx.priv, static_cast<u32>(slot.identity.tid));
+  if (nr == kNrExitGroup) release_robust_list(slot);
   if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
   copy_arguments(slot, nr);
   ask_sentry(ctx, RequestKind::kSyscall);

@@ -135,7 +135,7 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
       if (slot.command == Command::kReturn) return slot.ret;
       u64 all = ~0ull;
       sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), 0, 8);
-      walk_robust_list(*ctx.priv, static_cast<u32>(slot.identity.tid));
+      release_robust_list(slot);
       if (slot.command == Command::kExit) stub_leave(&slot.state);
       die();
     }
@@ -368,10 +368,13 @@ void note_shared(u64 addr, u64 length) {
 }
 
 // Linux's exit_robust_list for the guest's own tid (kernel/futex/core.c); the host's cannot know it.
-void walk_robust_list(Private& priv, u32 guest_tid) {
-  u64 head = priv.robust_head;
-  priv.robust_head = 0;
-  if (head == 0) return;
+void release_robust_list(Slot& slot) {
+  u64 head = slot.robust_head;
+  slot.robust_head = 0;
+  if (head != 0) walk_robust_list(head, static_cast<u32>(slot.identity.tid));
+}
+
+void walk_robust_list(u64 head, u32 guest_tid) {
   struct {
     u64 next;
     i64 offset;
@@ -461,7 +464,7 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
         ret = -kEinval;
         return true;
       }
-      ctx.priv->robust_head = a[0];
+      slot.robust_head = a[0];
       ret = 0;
       return true;
     case kNrRseq: ret = -kEnosys; return true;

@@ -7,9 +7,25 @@ void die() {
   for (;;) sys6(kNrExitGroup, 1);
 }
 
+namespace {
+
+// The sentry ends the process, and some of its threads hold robust locks: one of them, this one, lets go of all.
+void leave_if_told(const Slot& slot) {
+  u32 told = __atomic_load_n(&slot.leave, __ATOMIC_ACQUIRE);
+  if (told == 0) return;
+  u64 all = ~0ull;
+  sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), 0, 8);
+  const auto* list = reinterpret_cast<const RobustList*>(window(const_cast<Slot&>(slot)));
+  for (u32 i = 0; i + 1 < told && i < kMaxSlots; ++i) walk_robust_list(list[i].head, list[i].guest_tid);
+  die();
+}
+
+}  // namespace
+
 // Waits for kStateReply. Every wait ends in a look at the state: an interrupted doorbell is rung again and a reply that
 // came before the doorbell is answered at once.
 void submit(Slot& slot, RequestKind kind) {
+  leave_if_told(slot);
   slot.kind = kind;
   __atomic_store_n(&slot.state, kStateRequest, __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&slot.polled, __ATOMIC_SEQ_CST) != 0) {
@@ -26,10 +42,12 @@ void submit(Slot& slot, RequestKind kind) {
     }
     ++slot.counters.spin_timeouts;
   }
+  leave_if_told(slot);
   ++slot.counters.doorbells;
   for (;;) {
     i64 ret = stub_doorbell(static_cast<u64>(kind), slot.cookie);
     if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) == kStateReply) break;
+    leave_if_told(slot);
     if (ret == -kEnosys) die();  // nobody listens any more
   }
   __atomic_store_n(&slot.state, kStateNative, __ATOMIC_RELAXED);

@@ -45,7 +45,6 @@ struct Private {
   u64 deliver;     // 24: the exit path must end in ud2
   u64 resume_rip;  // 32: the guest's rip behind that ud2
   u64 self;        // 40
-  u64 robust_head, robust_len;
   u32 index;
   u32 mxcsr;  // for the child of a clone that came by a trap
   u16 fpu_cw;
@@ -217,7 +216,9 @@ void set_altstack(u32 index);
 
 // native.cc. True: answered, ret valid. False: the sentry's.
 bool tier0(Context& ctx, u32 nr, i64& ret);
-void walk_robust_list(Private& priv, u32 guest_tid);
+void walk_robust_list(u64 head, u32 guest_tid);
+// The thread's own list, before it ends.
+void release_robust_list(Slot& slot);
 bool touches_reserved(u64 addr, u64 length);
 void note_shared(u64 addr, u64 length);
 void mm_lock();
