@@ -7,10 +7,11 @@ namespace sbx::platform {
 
 enum class ArgKind : u8 {
   kNone,
-  kPath,   // NUL-terminated
-  kIn,     // `bytes` bytes
-  kInLen,  // as many bytes as argument number `bytes` says
-  kOut,    // documentation only: results are copied by the sentry's list, whatever they are
+  kPath,    // NUL-terminated
+  kIn,      // `bytes` bytes
+  kInLen,   // as many bytes as argument number `bytes` says
+  kOutLen,  // room for as many bytes as argument number `bytes` says: the stub tests that the first of them can be
+            // written, for calls that must not take what they cannot hand over
 };
 
 struct ArgCopy {
@@ -29,10 +30,14 @@ constexpr u64 kMaxBufferCopy = 16 * 1024;
 
 constexpr ArgCopy path(u8 i) { return {ArgKind::kPath, i, 0}; }
 constexpr ArgCopy in(u8 i, u16 bytes) { return {ArgKind::kIn, i, bytes}; }
+constexpr u64 kMaxProbe = 4096;
+
+constexpr ArgCopy out_len(u8 i, u8 length_arg) { return {ArgKind::kOutLen, i, length_arg}; }
 constexpr ArgCopy in_len(u8 i, u8 length_arg) { return {ArgKind::kInLen, i, length_arg}; }
 
 // By number, for the binary search.
 constexpr ArgRow kArgRows[] = {
+    {0, {out_len(1, 2)}},         // read
     {1, {in_len(1, 2)}},          // write
     {2, {path(0)}},               // open
     {4, {path(0)}},               // stat
@@ -42,6 +47,7 @@ constexpr ArgRow kArgRows[] = {
     {21, {path(0)}},              // access
     {42, {in_len(1, 2)}},         // connect
     {44, {in_len(1, 2)}},         // sendto
+    {45, {out_len(1, 2)}},        // recvfrom
     {49, {in_len(1, 2)}},         // bind
     {59, {path(0)}},              // execve
     {76, {path(0)}},              // truncate
@@ -59,6 +65,7 @@ constexpr ArgRow kArgRows[] = {
     {137, {path(0)}},             // statfs
     {191, {path(0), path(1)}},    // getxattr
     {192, {path(0), path(1)}},    // lgetxattr
+    {217, {out_len(1, 2)}},       // getdents64
     {233, {in(3, 12)}},           // epoll_ctl
     {257, {path(1)}},             // openat
     {258, {path(1)}},             // mkdirat
@@ -90,6 +97,24 @@ constexpr const ArgRow* find_arg_row(u32 nr) {
       high = middle;
   }
   return nullptr;
+}
+
+// Calls that take bytes away with them (from a pipe, from a file's position): what the guest cannot be given stays, so
+// their results are left to the stub only where it has tested the room.
+constexpr bool takes_what_it_gives(u32 nr) {
+  switch (nr) {
+    case 0:    // read
+    case 19:   // readv
+    case 45:   // recvfrom
+    case 47:   // recvmsg
+    case 78:   // getdents
+    case 217:  // getdents64
+    case 295:  // preadv
+    case 299:  // recvmmsg
+    case 327:  // preadv2
+      return true;
+    default: return false;
+  }
 }
 
 }  // namespace sbx::platform

@@ -1,6 +1,7 @@
 // Guest bytes: the window where the stub copied them, process_vm_readv/writev elsewhere; and exec.
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -107,7 +108,8 @@ Result<size_t> GuestThreadImpl::write_some(u64 addr, const void* from, size_t n)
   if (n == 0) return size_t{0};
   if (!host_ || lost_) return Errno::kFault;
   if (addr + n < addr || addr + n > kUserEnd) return Errno::kFault;
-  if (n <= kMaxDeferred && out_count_ < kMaxCopyOut && entry_.kind == EntryKind::kSyscall &&
+  bool safe = !takes_what_it_gives(entry_.nr) || (addr >= probed_begin_ && addr + n <= probed_end_);
+  if (safe && n <= kMaxDeferred && out_count_ < kMaxCopyOut && entry_.kind == EntryKind::kSyscall &&
       host_->where == Where::kSentry && out_used_ + n <= kWindowBytes - kOutOffset) {
     u32 offset = kOutOffset + out_used_;
     memcpy(host_->window() + offset, from, n);
@@ -150,6 +152,26 @@ Result<std::string> GuestThreadImpl::read_string(u64 addr, size_t max) {
     addr += want;
   }
   return Errno::kNametoolong;
+}
+
+// ---- limits ----
+
+namespace {
+// The soft limit only: the hard one stays, so that the guest's next limit can be higher.
+void limit(i32 pid, __rlimit_resource resource, u64 guest, u64 ours) {
+  rlimit now{};
+  if (prlimit(pid, resource, nullptr, &now) != 0) return;
+  now.rlim_cur = std::min<u64>(guest > RLIM_INFINITY - ours ? RLIM_INFINITY : guest + ours, now.rlim_max);
+  if (prlimit(pid, resource, &now, nullptr) != 0) LOG_WARNING("limit %d of a stub: %s", resource, strerror(errno));
+}
+}  // namespace
+
+void GuestThreadImpl::limit_memory(u64 address_space, u64 data) {
+  if (!host_ || host_->process->host_pid_ == 0 || host_->process->dead) return;
+  constexpr u64 kTrampolines = 1 << 20;
+  constexpr u64 kOurs = kSlotsBytes + kStacksBytes + kStubSize + kStubDataBytes + kTrampolines;
+  limit(host_->process->host_pid_, RLIMIT_AS, address_space, kOurs);
+  limit(host_->process->host_pid_, RLIMIT_DATA, data, kStacksBytes + kStubDataBytes);
 }
 
 // ---- exec ----

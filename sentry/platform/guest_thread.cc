@@ -44,8 +44,13 @@ void GuestThreadImpl::on_request() {
   Entry e{};
   e.nr = s.nr;
   u32 copied = kind == RequestKind::kSyscall ? __atomic_load_n(&s.in_mask, __ATOMIC_RELAXED) : 0;
+  probed_begin_ = probed_end_ = 0;
   for (u32 i = 0; i < 6; ++i) {
     e.args[i] = s.args[i];
+    if ((copied >> (8 + i) & 1) != 0) {
+      probed_begin_ = e.args[i];
+      probed_end_ = probed_begin_ + std::min<u64>(s.probed, kMaxProbe);
+    }
     in_length_[i] = 0;
     if ((copied >> i & 1) == 0) continue;
     u32 offset = s.in_offset[i], length = s.in_length[i];

@@ -14,6 +14,7 @@
 
 #include "sentry/base/unique_fd.h"
 #include "sentry/fiber/fiber.h"
+#include "sentry/platform/arg_table.h"
 #include "sentry/platform/layout.h"
 #include "sentry/platform/platform.h"
 
@@ -135,6 +136,7 @@ class GuestThreadImpl final : public GuestThread {
   u64 signal_mask() const override;
   void set_signal_mask(u64 mask) override;
   void set_identity(const Identity& id) override;
+  void limit_memory(u64 address_space, u64 data) override;
   i32 host_tid() const override { return host_ ? host_->tid : 0; }
   RefPtr<AddressSpace> address_space() const override;
   StubUsage usage() const override;
@@ -165,6 +167,7 @@ class GuestThreadImpl final : public GuestThread {
   fiber::Fiber* fiber_ = nullptr;
   // The window's part of the running request, checked once.
   u32 in_offset_[6]{}, in_length_[6]{};
+  u64 probed_begin_ = 0, probed_end_ = 0;  // the stub can write there
   u32 out_used_ = 0, out_count_ = 0;
   CopyOp out_[kMaxCopyOut]{};
   Identity identity_{};

@@ -129,7 +129,7 @@ struct alignas(64) Slot {
   u32 native_blocked;  // stub: inside a native call that may sleep
   RequestKind kind;
   u32 nr;
-  u32 in_mask;      // bit i: argument i was copied into the window
+  u32 in_mask;      // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written
   Command command;  // reply
   i64 ret;          // reply
   u32 out_count;    // reply: entries of `out`
@@ -148,6 +148,7 @@ struct alignas(64) Slot {
   u32 fault_fatal;   // no handler may run: the frame of a SIGSEGV did not fit
   u32 in_offset[6];  // for the arguments of in_mask: their bytes are [in_offset, in_offset + in_length) of the window
   u32 in_length[6];
+  u32 probed;
 
   // Reply, the rest.
   CopyOp out[kMaxCopyOut];  // copied from the window to the guest before the return

@@ -188,6 +188,10 @@ class GuestThread {
   };
   virtual void set_identity(const Identity& id) = 0;
 
+  // RLIMIT_AS and RLIMIT_DATA of the guest process (bytes, RLIM_INFINITY for none): the host keeps them for its stub,
+  // whose own areas are added. Children inherit them; exec() begins without.
+  virtual void limit_memory(u64 address_space, u64 data) = 0;
+
   virtual i32 host_tid() const = 0;
   virtual RefPtr<AddressSpace> address_space() const = 0;
   virtual StubUsage usage() const = 0;

@@ -1,6 +1,7 @@
-// Robust locks of processes that are killed. Linux's exit_robust_list (kernel/futex/core.c) compares with the host's tid,
-// which is not the guest's, and a wake-up reaches waiters only from a process that has the memory mapped: so the stub does
-// it, told by the sentry, which knows the lists' heads from the slots. What the stub does with it harms only the guest.
+// Robust locks of processes that are killed. Linux's exit_robust_list (kernel/futex/core.c) compares with the host's
+// tid, which is not the guest's, and a wake-up reaches waiters only from a process that has the memory mapped: so the
+// stub does it, told by the sentry, which knows the lists' heads from the slots. What the stub does with it harms only
+// the guest.
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>

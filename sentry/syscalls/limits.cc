@@ -20,6 +20,7 @@ Result<void> set_limit(Task& task, ThreadGroup& group, u32 resource, const rlimi
   if (resource == RLIMIT_NOFILE && wanted.rlim_max > kMaxOpenFiles) return Errno::kPerm;
   if (wanted.rlim_max > slot.rlim_max && !task.creds->capable(CAP_SYS_RESOURCE)) return Errno::kPerm;
   slot = wanted;
+  if (resource == RLIMIT_AS || resource == RLIMIT_DATA) group.apply_memory_limits();
   return {};
 }
 

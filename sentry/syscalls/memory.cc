@@ -71,6 +71,7 @@ Result<i64> sys_mremap(Task&, UserAddr, Size, Size, Hex flags, UserAddr) {
 }
 Result<i64> sys_brk(Task& task, UserAddr) { return static_cast<i64>(task.thread->address_space()->brk_end()); }
 
+Result<i64> sys_mincore(Task&, UserAddr, Size, OutBuf) { return Errno::kInval; }
 Result<i64> sys_madvise(Task&, UserAddr addr, Size, Int advice) {
   if ((addr.addr & (kPageSize - 1)) != 0) return Errno::kInval;
   STUB("madvise", advice);

@@ -68,6 +68,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
         (f & CLONE_SIGHAND) != 0 ? self.actions : RefPtr<signal::Actions>(new signal::Actions(*self.actions));
     if ((f & CLONE_CLEAR_SIGHAND) != 0) group->actions->reset_for_exec();
     group->limits = self.limits;
+    group->memory_limited = self.memory_limited;
     group->image = self.image;
     group->exit_signal = args.exit_signal;
     group->oom_score_adj = self.oom_score_adj;

@@ -199,6 +199,7 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
     exit_group(group, SIGKILL);
     return Errno::kNomem;
   }
+  group.apply_memory_limits();
   task.resumed = true;
   if (task.fds->ref_count() > 1) task.fds = task.fds->clone();
   task.fds->close_on_exec();
@@ -292,6 +293,7 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   task->publish_identity();
   auto started = task->thread->exec(prepared.program.image);
   if (!started) return undo(started.error());
+  group->apply_memory_limits();
   group->image = image_info(prepared);
   group->has_execed = true;
   group->on_exit = std::move(spec.on_exit);

@@ -31,4 +31,13 @@ Usage group_usage(const ThreadGroup& group) {
   return total;
 }
 
+void ThreadGroup::apply_memory_limits() {
+  u64 address_space = limit(RLIMIT_AS), data = limit(RLIMIT_DATA);
+  // The usual case costs nothing: a fresh stub has no limits, and a child has its parent's.
+  if (address_space == RLIM_INFINITY && data == RLIM_INFINITY && !memory_limited) return;
+  if (tasks.empty()) return;
+  memory_limited = true;
+  tasks.front()->thread->limit_memory(address_space, data);
+}
+
 }  // namespace sbx::task

@@ -50,6 +50,7 @@ class ThreadGroup : public RefCounted {
   RefPtr<signal::Actions> actions;
   signal::PendingSignals pending;
   std::array<rlimit, RLIM_NLIMITS> limits{};
+  bool memory_limited = false;
   RefPtr<ImageInfo> image;
   std::string comm_of_leader() const;
   std::string zombie_comm;  // once no task is left
@@ -90,6 +91,8 @@ class ThreadGroup : public RefCounted {
   // Called once when the group became a zombie (stand-ins of `sbx exec`, container init).
   std::function<void(i32 status)> on_exit;
 
+  // RLIMIT_AS and RLIMIT_DATA to the host, which keeps them: after a change, and after exec.
+  void apply_memory_limits();
   u64 limit(int resource) const { return limits[static_cast<size_t>(resource)].rlim_cur; }
   bool alive() const { return !zombie; }
 

@@ -289,22 +289,33 @@ TEST(futex, robust_mutex) {
   // The owner is another process, which is killed while this one waits.
   int p[2];
   OK(pipe(p));
-  pid_t pid = spawn([&] {
-    pthread_mutex_lock(m);
-    char c = 1;
-    CHECK_EQ(write(p[1], &c, 1), 1);
-    pause();
-    return 0;
-  });
-  char c;
-  CHECK_EQ(read(p[0], &c, 1), 1);
-  std::thread killer([&] {
-    sleep_ms(50);
-    kill(pid, SIGKILL);
-  });
-  CHECK_EQ(pthread_mutex_lock(m), EOWNERDEAD);
-  killer.join();
-  CHECK_EQ(WTERMSIG(wait_status(pid)), SIGKILL);
+  for (int how = 0; how < 4; how++) {
+    pid_t pid = spawn([&] {
+      auto hold = [&] {
+        pthread_mutex_lock(m);
+        char c = 1;
+        CHECK_EQ(write(p[1], &c, 1), 1);
+        if (how == 0) pause();
+        if (how == 1) sleep(100);
+        for (volatile int spin = 0; how >= 2;) spin = spin + 1;
+      };
+      if (how < 3) hold();
+      std::thread(hold).detach();
+      pause();
+      return 0;
+    });
+    char c;
+    CHECK_EQ(read(p[0], &c, 1), 1);
+    std::thread killer([&] {
+      sleep_ms(50);
+      kill(pid, SIGKILL);
+    });
+    CHECK_EQ(pthread_mutex_lock(m), EOWNERDEAD);
+    killer.join();
+    CHECK_EQ(WTERMSIG(wait_status(pid)), SIGKILL);
+    CHECK_EQ(pthread_mutex_consistent(m), 0);
+    CHECK_EQ(pthread_mutex_unlock(m), 0);
+  }
 }
 
 TEST(futex, set_tid_address) {

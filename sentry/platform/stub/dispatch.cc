@@ -5,6 +5,16 @@
 namespace sbx::platform::stub {
 namespace {
 
+// Touches the pages as a write does, without changing a byte. At most two pages.
+bool can_write(u64 addr, u64 n) {
+  if (addr + n < addr || addr + n > kUserEnd) return false;
+  auto touch = [](u64 at) {
+    u32 word = 0, seen = 0;
+    return copy_in(&word, at, 4) && stub_cas4(reinterpret_cast<u32*>(at), word, word, &seen) != 2;
+  };
+  return touch(addr & ~3ull) && touch((addr + n - 1) & ~3ull);
+}
+
 // Copies what the argument table names into the window, so that the sentry needs no process_vm_readv. A fault leaves
 // the argument uncopied: the sentry then finds out by itself.
 void copy_arguments(Slot& slot, u32 nr) {
@@ -13,8 +23,16 @@ void copy_arguments(Slot& slot, u32 nr) {
   if (row == nullptr) return;
   u32 used = 0;
   for (const ArgCopy& arg : row->args) {
-    if (arg.kind == ArgKind::kNone || arg.kind == ArgKind::kOut) continue;
+    if (arg.kind == ArgKind::kNone) continue;
     u64 from = slot.args[arg.index];
+    if (arg.kind == ArgKind::kOutLen) {
+      u64 n = slot.args[arg.bytes];
+      if (n > kMaxProbe) n = kMaxProbe;
+      if (n == 0 || !can_write(from, n)) continue;
+      slot.in_mask |= 0x100u << arg.index;
+      slot.probed = static_cast<u32>(n);
+      continue;
+    }
     if (from == 0) continue;
     u64 room = kCopyInBytes - used;
     u8* to = window(slot) + used;

@@ -446,6 +446,12 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
     case kNrBrk: ret = do_brk(ctx); return true;
     case kNrMremap: return do_mremap(ctx, ret);
     case kNrMadvise: return do_madvise(ctx, ret);
+    case kNrMincore:
+      if (touches_reserved(a[0], a[1]) || touches_reserved(a[2], page_up(a[1]) / kPageSize + 1))
+        ret = -kEnomem;
+      else
+        ret = sys6(kNrMincore, a[0], a[1], a[2]);
+      return true;
     case kNrFutex: return do_futex(ctx, ret);
     case kNrSchedYield: ret = sys6(kNrSchedYield); return true;
     case kNrNanosleep: return do_sleep(ctx, 1, 0, a[0], a[1], ret);

@@ -118,6 +118,7 @@ enum Nr : u32 {
   kNrSigreturn = 15,
   kNrSchedYield = 24,
   kNrMremap = 25,
+  kNrMincore = 27,
   kNrMadvise = 28,
   kNrNanosleep = 35,
   kNrGetpid = 39,
