@@ -11,6 +11,7 @@
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/sys/sysfs.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/net/inet_socket.h"
 #include "sentry/net/socket.h"
 #include "sentry/task/fd_table.h"
 #include "sentry/task/kernel.h"
@@ -79,6 +80,15 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   fs::pipe::register_fifo();
   fs::dev::register_devices();
   net::register_unix();
+  net::register_inet();
+  net::caller_capable = [](int capability) {
+    const task::Task* task = task::current_task();
+    return task != nullptr && task->creds->capable(static_cast<u32>(capability));
+  };
+  for (const auto& [name, value] : config.sysctls) {
+    if (name == "net.ipv4.ip_unprivileged_port_start")
+      net::unprivileged_port_start = static_cast<u32>(strtoul(value.c_str(), nullptr, 10));
+  }
   net::caller_identity = [] {
     const task::Task* task = task::current_task();
     return task != nullptr ? net::Identity{task->pid(), task->creds->euid, task->creds->egid} : net::Identity{0, 0, 0};

@@ -86,6 +86,18 @@ void empty_root(const ChildPlan& plan) {
   ::close(context);
 }
 
+// The sentry's sockets are made without capabilities; what the guest may bind the sentry decides (net::InetSocket::bind).
+// Never in the host's own network namespace.
+void open_ports() {
+  (void)host::write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+  (void)host::write_file("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+}
+
+ino_t network_namespace() {
+  struct stat s {};
+  return ::stat("/proc/self/ns/net", &s) == 0 ? s.st_ino : 0;
+}
+
 void write_sysctls(const ChildPlan& plan) {
   for (const auto& [name, value] : plan.sysctls) {
     std::string path = name;
@@ -139,6 +151,7 @@ void child_main(const ChildPlan& plan) {
     tell(plan, 'M');
     await(plan, 'M');
   }
+  const ino_t host_network = network_namespace();
   for (const auto& [fd, kind] : plan.join) {
     if (::setns(fd, kind) < 0) give_up_errno(plan, "joining a namespace of linux.namespaces");
   }
@@ -157,6 +170,7 @@ void child_main(const ChildPlan& plan) {
   }
   if (plan.own_net) loopback_up(plan);
   write_sysctls(plan);
+  if (network_namespace() != host_network) open_ports();
   if (plan.has_oom_score_adj) (void)host::write_file("/proc/self/oom_score_adj", std::to_string(plan.oom_score_adj));
   if (plan.tty >= 0 && ::ioctl(plan.tty, TIOCSCTTY, 0) < 0) give_up_errno(plan, "taking the terminal");
   rlimit files{};

@@ -11,6 +11,7 @@
 #include <iterator>
 
 #include "sentry/base/log.h"
+#include "sentry/net/inet_options.h"
 
 namespace sbx::control {
 
@@ -21,7 +22,7 @@ struct Rule {
   const char* why;
 };
 
-// Allowed with any arguments. No open, exec, socket, ptrace, mount, setuid: a taken-over sentry reaches what it holds.
+// Allowed with any arguments. No open, exec, ptrace, mount, setuid: a taken-over sentry reaches what it holds.
 constexpr Rule kPlain[] = {
     {"read", "host descriptors"},
     {"readv", "host descriptors"},
@@ -83,8 +84,12 @@ constexpr Rule kPlain[] = {
     {"sendmsg", "control socket, gofer"},
     {"recvfrom", "control socket, gofer, host stdio"},
     {"sendto", "control socket, gofer, host stdio"},
-    {"getsockopt", "peer of the control socket"},
-    {"shutdown", "host stdio"},
+    {"shutdown", "host stdio, network"},
+    {"bind", "network"},
+    {"connect", "network"},
+    {"listen", "network"},
+    {"getsockname", "network"},
+    {"getpeername", "network"},
     {"process_vm_readv", "guest memory"},
     {"process_vm_writev", "guest memory"},
     {"kill", "stubs (own pid namespace)"},
@@ -142,6 +147,18 @@ constexpr Ioctl kIoctls[] = {
     {0x40082102, "NOTIF_ID_VALID"},
     {0x40182103, "NOTIF_ADDFD"},
     {0x40082104, "NOTIF_SET_FLAGS"},
+    {TIOCOUTQ, "network"},
+    {SIOCATMARK, "network"},
+    {SIOCGIFCONF, "network: interfaces of the container's namespace"},
+};
+
+// Sockets of the container's network namespace: no others, and none that needs a capability.
+struct SocketKind {
+  u64 type, protocol;
+};
+constexpr SocketKind kSocketKinds[] = {
+    {SOCK_STREAM, 0},          {SOCK_STREAM, IPPROTO_TCP}, {SOCK_DGRAM, 0},
+    {SOCK_DGRAM, IPPROTO_UDP}, {SOCK_DGRAM, IPPROTO_ICMP}, {SOCK_DGRAM, IPPROTO_ICMPV6},
 };
 
 }  // namespace
@@ -154,6 +171,11 @@ std::vector<std::string> sentry_surface() {
   out.emplace_back("mmap, mprotect: never writable and executable together");
   out.emplace_back("fcntl: F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS");
   out.emplace_back("clone: threads only");
+  out.emplace_back("socket: AF_INET and AF_INET6; stream (TCP), datagram (UDP, ICMP echo)");
+  for (const net::HostOption& o : net::kHostOptions) {
+    out.push_back(str_printf("%ssockopt level %d, option %d: network", o.settable ? "get, set" : "get", o.level, o.name));
+  }
+  for (u32 number : net::kInterfaceIoctls) out.push_back(str_printf("ioctl %#x: network interfaces", number));
   out.emplace_back("prctl: PR_SET_NAME");
   return out;
 }
@@ -169,6 +191,25 @@ HostResult<void> load_sentry_filter() {
   }
   for (const Ioctl& i : kIoctls) {
     check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, i.number)));
+  }
+  for (u32 number : net::kInterfaceIoctls) {
+    check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, number)));
+  }
+  for (u64 family : {AF_INET, AF_INET6}) {
+    for (const SocketKind& kind : kSocketKinds) {
+      check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, family),
+                             SCMP_A1(SCMP_CMP_EQ, kind.type | SOCK_NONBLOCK | SOCK_CLOEXEC),
+                             SCMP_A2(SCMP_CMP_EQ, kind.protocol)));
+    }
+  }
+  auto option = [&](int nr, int level, int name) {
+    check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 2, SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(level)),
+                           SCMP_A2(SCMP_CMP_EQ, static_cast<scmp_datum_t>(name))));
+  };
+  option(SCMP_SYS(getsockopt), SOL_SOCKET, SO_PEERCRED);  // the control socket's peer
+  for (const net::HostOption& o : net::kHostOptions) {
+    option(SCMP_SYS(getsockopt), o.level, o.name);
+    if (o.settable) option(SCMP_SYS(setsockopt), o.level, o.name);
   }
   for (int cmd : {F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS}) {
     check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,

@@ -25,12 +25,19 @@ struct Identity {
 // start. Null: {0, 0, 0}.
 extern Identity (*caller_identity)();
 
+// A control message of another level than SOL_SOCKET, or one of SOL_SOCKET that needs no translation.
+struct ControlMessage {
+  int level = 0, type = 0;
+  std::string bytes = {};
+};
+
 struct SendRequest {
   vfs::Source& data;
   std::string_view address;              // destination; empty: the connected peer
   std::vector<RefPtr<vfs::File>> files;  // SCM_RIGHTS; at most 253 (the caller checked)
   std::optional<Identity> credentials;   // SCM_CREDENTIALS, checked by the caller; else the caller's identity
   u32 flags = 0;                         // MSG_*
+  std::vector<ControlMessage> control = {};
 };
 
 struct ReceiveRequest {
@@ -41,6 +48,7 @@ struct ReceiveRequest {
   std::vector<RefPtr<vfs::File>> files = {};  // to be installed by the caller, or dropped (MSG_CTRUNC)
   std::optional<Identity> credentials = {};   // present if SO_PASSCRED
   u32 out_flags = 0;                          // MSG_TRUNC, MSG_EOR
+  std::vector<ControlMessage> control = {};
 };
 
 class Socket : public vfs::File {

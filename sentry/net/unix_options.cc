@@ -1,10 +1,10 @@
 // Socket options and ioctls of AF_UNIX sockets (socket(7), unix(7)).
 #include <sys/ioctl.h>
-#include <sys/time.h>
 
 #include <algorithm>
 
 #include "sentry/base/counters.h"
+#include "sentry/net/timeouts.h"
 #include "sentry/net/unix_socket.h"
 
 namespace sbx::net {
@@ -23,21 +23,6 @@ Result<i32> to_number(std::string_view value) {
   i32 out = 0;
   std::memcpy(&out, value.data(), sizeof(out));
   return out;
-}
-
-Result<u64> to_timeout(std::string_view value) {
-  if (value.size() < sizeof(timeval)) return Errno::kInval;
-  timeval t{};
-  std::memcpy(&t, value.data(), sizeof(t));
-  if (t.tv_usec < 0 || t.tv_usec >= 1'000'000) return Errno::kDom;
-  if (t.tv_sec < 0) return u64{1};  // at once
-  return static_cast<u64>(std::min<i64>(t.tv_sec, 1'000'000'000)) * 1'000'000'000 + static_cast<u64>(t.tv_usec) * 1000;
-}
-std::string timeout_bytes(u64 ns, size_t max) {
-  timeval t{};
-  t.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
-  t.tv_usec = static_cast<suseconds_t>(ns % 1'000'000'000 / 1000);
-  return bytes_of(&t, sizeof(t), max);
 }
 
 // Options that Linux keeps for a unix socket although they do nothing there; all numbers are below 32.
@@ -60,8 +45,8 @@ bool plain_flag(int name) {
 Result<void> UnixSocket::set_option(int level, int name, std::string_view value) {
   if (level != SOL_SOCKET) return Errno::kOpnotsupp;
   switch (name) {
-    case SO_RCVTIMEO: receive_timeout = TRY(to_timeout(value)); return {};
-    case SO_SNDTIMEO: send_timeout = TRY(to_timeout(value)); return {};
+    case SO_RCVTIMEO: receive_timeout = TRY(timeout_from(value)); return {};
+    case SO_SNDTIMEO: send_timeout = TRY(timeout_from(value)); return {};
     case SO_LINGER:
       if (value.size() < sizeof(linger_)) return Errno::kInval;
       std::memcpy(linger_, value.data(), sizeof(linger_));

@@ -27,6 +27,7 @@ Wait wait_of(u32 flags) { return flags & MSG_DONTWAIT ? Wait::kNo : Wait::kYes; 
 struct Control {
   std::vector<RefPtr<vfs::File>> files;
   std::optional<net::Identity> credentials;
+  std::vector<net::ControlMessage> others;  // the family's own
 };
 
 Result<void> read_rights(Task& task, std::string_view payload, Control& control) {
@@ -66,7 +67,10 @@ Result<Control> read_control(Task& task, u64 addr, u64 length) {
     if (header.length < sizeof(header) || header.length > length - at) return Errno::kInval;
     std::string_view payload = std::string_view(bytes).substr(at + sizeof(header), header.length - sizeof(header));
     at += abi::cmsg_align(header.length);
-    if (header.level != SOL_SOCKET) continue;
+    if (header.level != SOL_SOCKET) {
+      control.others.push_back({header.level, header.type, std::string(payload)});
+      continue;
+    }
     if (header.type == kScmRights)
       TRY(read_rights(task, payload, control));
     else if (header.type == kScmCredentials)
@@ -80,7 +84,7 @@ Result<Control> read_control(Task& task, u64 addr, u64 length) {
 Result<i64> do_send(Task& task, net::Socket& socket, const UserBuffers& buffers, std::string_view address, u32 flags,
                     Control control) {
   UserSource source(task, buffers);
-  net::SendRequest request{source, address, std::move(control.files), control.credentials, flags};
+  net::SendRequest request{source, address, std::move(control.files), control.credentials, flags, std::move(control.others)};
   const vfs::WalkContext ctx = task.walk_context();
   const bool stream = socket.type() == SOCK_STREAM;
   size_t done = 0;
@@ -146,7 +150,19 @@ class ControlWriter {
     // What does not fit is cut, header included in the length, as Linux does.
     const u64 whole = sizeof(abi::CmsgHdr) + sizeof(cred);
     if (left_ < whole) truncated = true;
-    return put(kScmCredentials, &cred, std::min<u64>(left_, whole) - sizeof(abi::CmsgHdr));
+    return put(SOL_SOCKET, kScmCredentials, &cred, std::min<u64>(left_, whole) - sizeof(abi::CmsgHdr));
+  }
+
+  // What does not fit is cut.
+  Result<void> put_other(const net::ControlMessage& message) {
+    if (left_ < sizeof(abi::CmsgHdr)) {
+      truncated = true;
+      return {};
+    }
+    const u64 room = left_ - sizeof(abi::CmsgHdr);
+    if (room < message.bytes.size()) truncated = true;
+    return put(message.level, static_cast<u32>(message.type), message.bytes.data(),
+               std::min<u64>(room, message.bytes.size()));
   }
 
   // Installs as many descriptors as there is room for, in the buffer and in the table; the others are closed.
@@ -161,17 +177,17 @@ class ControlWriter {
     }
     if (numbers.size() < files.size()) truncated = true;
     if (numbers.empty()) return {};
-    return put(kScmRights, numbers.data(), numbers.size() * sizeof(i32));
+    return put(SOL_SOCKET, kScmRights, numbers.data(), numbers.size() * sizeof(i32));
   }
 
   u64 written = 0;
   bool truncated = false;
 
  private:
-  Result<void> put(u32 type, const void* payload, u64 n) {
+  Result<void> put(int level, u32 type, const void* payload, u64 n) {
     abi::CmsgHdr header;
     header.length = sizeof(header) + n;
-    header.level = SOL_SOCKET;
+    header.level = level;
     header.type = static_cast<i32>(type);
     TRY(task_.memory().write(at_, &header, sizeof(header)));
     if (n > 0) TRY(task_.memory().write(at_ + sizeof(header), payload, n));
@@ -196,6 +212,7 @@ Result<i64> receive_message(Task& task, net::Socket& socket, u64 addr, u32 flags
   net::ReceiveRequest request{sink, flags};
   const size_t done = TRY(do_receive(socket, request));
   ControlWriter control(task, header.control, header.control_length);
+  for (const net::ControlMessage& message : request.control) TRY(control.put_other(message));
   if (request.credentials) TRY(control.put_credentials(*request.credentials));
   if (!request.files.empty()) TRY(control.put_files(std::move(request.files), flags & MSG_CMSG_CLOEXEC));
   TRY(write_address(task, request.address, header.name, addr + offsetof(abi::MsgHdr, name_length)));

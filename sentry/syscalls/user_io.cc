@@ -62,6 +62,15 @@ Result<size_t> UserCursor::fetch(void* to, size_t n) {
   });
 }
 
+void UserCursor::back(size_t n) {
+  while (n > skip_ && at_ != begin_) {
+    n -= skip_;
+    --at_;
+    skip_ = at_->length;
+  }
+  skip_ -= std::min<u64>(n, skip_);
+}
+
 Result<size_t> UserSink::put(const void* from, size_t n) {
   size_t done = TRY(cursor_.store(from, n));
   left_ -= done;

@@ -35,15 +35,19 @@ class UserBuffers {
 // Where a transfer stands in a list of guest buffers.
 class UserCursor {
  public:
-  UserCursor(Task& task, const UserBuffers& buffers) : task_(task), at_(buffers.begin()), end_(buffers.end()) {}
+  UserCursor(Task& task, const UserBuffers& buffers)
+      : task_(task), begin_(buffers.begin()), at_(buffers.begin()), end_(buffers.end()) {}
   // Moves n bytes; fewer at a fault, kFault if none.
   Result<size_t> store(const void* from, size_t n);
   Result<size_t> fetch(void* to, size_t n);
+  // Stands n bytes earlier again.
+  void back(size_t n);
 
  private:
   template <typename Move>
   Result<size_t> each(size_t n, Move move);
   Task& task_;
+  const abi::IoVec* begin_;
   const abi::IoVec* at_;
   const abi::IoVec* end_;
   u64 skip_ = 0;  // bytes of *at_ already used
@@ -62,6 +66,10 @@ class UserSource final : public vfs::Source {
  public:
   UserSource(Task& task, const UserBuffers& buffers) : Source(buffers.total()), cursor_(task, buffers) {}
   Result<size_t> get(void* to, size_t n) override;
+  void put_back(size_t n) override {
+    cursor_.back(n);
+    left_ += n;
+  }
   // No more than n bytes in all (RLIMIT_FSIZE).
   void cap(size_t n) { left_ = std::min(left_, n); }
 

@@ -31,6 +31,8 @@ class Source {
   size_t left() const { return left_; }
   // Fetches n <= left() bytes; kFault if none could be fetched. Short counts only at a fault.
   virtual Result<size_t> get(void* to, size_t n) = 0;
+  // Takes back the last n bytes fetched by the last get(): they were not used.
+  virtual void put_back(size_t n) = 0;
 
  protected:
   explicit Source(size_t n) : left_(n) {}
@@ -63,6 +65,10 @@ class KernelSource final : public Source {
     from_ += n;
     left_ -= n;
     return n;
+  }
+  void put_back(size_t n) override {
+    from_ -= n;
+    left_ += n;
   }
 
  private:

@@ -122,6 +122,11 @@ ln -s fd/0 "$root/dev/stdin"; ln -s fd/1 "$root/dev/stdout"; ln -s fd/2 "$root/d
 for node in null zero full random urandom tty; do : >"$root/dev/$node"; mount --bind "/dev/$node" "$root/dev/$node"; done
 for bind in $binds; do mkdir -p "$root${bind#*:}"; mount --bind "${bind%%:*}" "$root${bind#*:}"; done
 hostname sbx
+python3 - <<'UP'
+import fcntl, socket, struct
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+UP
 ulimit -n "$nofile"
 cd "$root"
 exec setsid setpriv --inh-caps=-all --bounding-set="$caps" -- chroot "$root" /usr/bin/env --chdir="$cwd" -i "$@"

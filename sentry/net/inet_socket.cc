@@ -1,0 +1,145 @@
+#include "sentry/net/inet_socket.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "sentry/base/counters.h"
+#include "sentry/base/log.h"
+
+namespace sbx::net {
+
+u32 unprivileged_port_start = 1024;
+bool (*caller_capable)(int capability) = nullptr;
+
+namespace {
+
+COUNTER(made, "net.host_sockets", "host sockets made for guests");
+
+// An address in the form the host's calls want; no longer than its storage.
+struct HostAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+  explicit HostAddress(std::string_view bytes) : length(static_cast<socklen_t>(bytes.size())) {
+    std::memcpy(&storage, bytes.data(), std::min(bytes.size(), sizeof(storage)));
+  }
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  int family() const { return length >= sizeof(sa_family_t) ? storage.ss_family : -1; }
+  // In host order; 0 if there is none.
+  u32 port() const {
+    if (family() == AF_INET && length >= sizeof(sockaddr_in))
+      return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
+    if (family() == AF_INET6 && length >= offsetof(sockaddr_in6, sin6_scope_id))
+      return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port);
+    return 0;
+  }
+};
+
+using NameCall = int (*)(int, sockaddr*, socklen_t*);
+Result<std::string> address_of(int fd, NameCall call) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof(storage);
+  if (call(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) return last_errno();
+  return std::string(reinterpret_cast<const char*>(&storage), std::min<size_t>(length, sizeof(storage)));
+}
+
+Result<RefPtr<Socket>> make(int family, int type, int protocol, u32 flags) {
+  if (type == SOCK_RAW) {
+    if (caller_capable == nullptr || !caller_capable(CAP_NET_RAW)) return Errno::kPerm;
+    STUB("raw socket", protocol);  // the sentry has no capability to make one
+    return Errno::kPerm;
+  }
+  if (type != SOCK_STREAM && type != SOCK_DGRAM) return Errno::kSocktnosupport;
+  bool known = protocol == 0 || (type == SOCK_STREAM && protocol == IPPROTO_TCP) ||
+               (type == SOCK_DGRAM && (protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6));
+  if (!known) {
+    STUB("socket protocol", protocol);
+    return Errno::kProtonosupport;
+  }
+  UniqueFd fd(::socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
+  if (!fd) return last_errno();
+  made.add();
+  return RefPtr<Socket>(make_ref<InetSocket>(std::move(fd), flags, family, type, protocol));
+}
+
+}  // namespace
+
+InetSocket::InetSocket(UniqueFd fd, u32 flags, int family, int type, int protocol)
+    : Socket(socket_path(), O_RDWR | flags, family, type, protocol), fd_(std::move(fd)) {}
+
+InetSocket::~InetSocket() { watch_.unwatch(); }
+
+Result<void> InetSocket::bind(const vfs::WalkContext&, u32, std::string_view bytes) {
+  HostAddress address(bytes);
+  u32 port = address.port();
+  bool privileged = port != 0 && port < unprivileged_port_start;
+  if (privileged && (caller_capable == nullptr || !caller_capable(CAP_NET_BIND_SERVICE))) return Errno::kAcces;
+  if (::bind(fd_.get(), address.get(), address.length) != 0) return last_errno();
+  return {};
+}
+
+Result<void> InetSocket::listen(int backlog) {
+  if (::listen(fd_.get(), backlog) != 0) return last_errno();
+  return {};
+}
+
+Result<RefPtr<Socket>> InetSocket::accept(u32 flags) {
+  UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!fd) return errno == EINTR ? Errno::kAgain : last_errno();
+  made.add();
+  return RefPtr<Socket>(make_ref<InetSocket>(std::move(fd), flags, family(), type(), protocol()));
+}
+
+Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes) {
+  HostAddress address(bytes);
+  if (connecting_) {
+    // Once more: only that tells the host's socket that it is connected, or takes the error off it.
+    if (::connect(fd_.get(), address.get(), address.length) != 0 && errno != EISCONN) {
+      if (errno == EALREADY || errno == EINPROGRESS) return Errno::kAgain;
+      connecting_ = false;
+      return last_errno();
+    }
+    connecting_ = false;
+    return {};
+  }
+  if (::connect(fd_.get(), address.get(), address.length) == 0) return {};
+  if (errno != EINPROGRESS || nonblocking()) return last_errno();
+  connecting_ = true;
+  return Errno::kAgain;
+}
+
+Result<void> InetSocket::shutdown(int how) {
+  if (::shutdown(fd_.get(), how) != 0) return last_errno();
+  return {};
+}
+
+Result<std::string> InetSocket::local_address() { return address_of(fd_.get(), &::getsockname); }
+Result<std::string> InetSocket::peer_address() { return address_of(fd_.get(), &::getpeername); }
+
+u32 InetSocket::readiness() {
+  pollfd p{fd_.get(), POLLIN | POLLPRI | POLLOUT | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND | POLLRDHUP, 0};
+  if (::poll(&p, 1, 0) < 0) return POLLERR;
+  return static_cast<u16>(p.revents) | (kept_.empty() ? 0u : u32{POLLIN | POLLRDNORM});
+}
+
+fiber::WaitQueue* InetSocket::wait_queue() {
+  if (!watch_.watching()) {
+    auto watched =
+        watch_.watch(fd_.get(), EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP, [this](u32) { queue_.wake_all(); });
+    if (!watched) LOG_WARNING("cannot watch a host socket: %s", errno_name(watched.error()));
+  }
+  return &queue_;
+}
+
+void register_inet() {
+  for (int family : {AF_INET, AF_INET6}) {
+    register_family(family, {[family](int type, int protocol, u32 flags) { return make(family, type, protocol, flags); },
+                             nullptr});
+  }
+}
+
+}  // namespace sbx::net

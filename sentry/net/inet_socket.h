@@ -1,0 +1,52 @@
+// AF_INET and AF_INET6 sockets: host sockets of the container's network namespace, in which the sentry lives. What is done
+// to them passes here call by call: families, types, options and control messages by explicit lists (inet_options.h), data
+// through a buffer of the sentry's. The host's descriptor never blocks and is never the guest's.
+#pragma once
+#include "sentry/base/unique_fd.h"
+#include "sentry/fiber/reactor.h"
+#include "sentry/net/socket.h"
+
+namespace sbx::net {
+
+// Ports below this need CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start as the guest has it; the namespace's
+// own is 0, because the sentry has no capability). Set once at start.
+extern u32 unprivileged_port_start;
+// Whether the calling task has the capability in its user namespace; set once at start.
+extern bool (*caller_capable)(int capability);
+
+class InetSocket final : public Socket {
+ public:
+  InetSocket(UniqueFd fd, u32 flags, int family, int type, int protocol);
+
+  Result<void> bind(const vfs::WalkContext& ctx, u32 umask, std::string_view address) override;
+  Result<void> listen(int backlog) override;
+  Result<RefPtr<Socket>> accept(u32 flags) override;
+  Result<void> connect(const vfs::WalkContext& ctx, std::string_view address) override;
+  Result<size_t> send(const vfs::WalkContext* ctx, SendRequest& request) override;
+  Result<size_t> receive(ReceiveRequest& request) override;
+  Result<void> shutdown(int how) override;
+  Result<std::string> local_address() override;
+  Result<std::string> peer_address() override;
+  Result<void> set_option(int level, int name, std::string_view value) override;
+  Result<std::string> get_option(int level, int name, size_t max) override;
+
+  u32 readiness() override;
+  fiber::WaitQueue* wait_queue() override;
+  Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
+
+ private:
+  ~InetSocket() override;
+  Result<size_t> receive_kept(ReceiveRequest& request);
+
+  UniqueFd fd_;
+  bool connecting_ = false;  // a blocking connect is under way
+  // Received from the host and not taken by the guest, because its buffer was bad. Streams only.
+  std::string kept_;
+  fiber::WaitQueue queue_;
+  fiber::HostWatch watch_;
+};
+
+// Once, at start.
+void register_inet();
+
+}  // namespace sbx::net

@@ -1,0 +1,138 @@
+// Data of host sockets. One buffer serves all transfers: they run under the kernel lock and never park.
+#include <netinet/in.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "sentry/base/counters.h"
+#include "sentry/net/inet_options.h"
+#include "sentry/net/inet_socket.h"
+
+namespace sbx::net {
+namespace {
+
+constexpr size_t kBuffer = 256 * 1024;
+constexpr size_t kMaxDatagram = 65535;
+constexpr size_t kMaxControl = 1024;
+constexpr u32 kSendFlags = MSG_OOB | MSG_DONTROUTE | MSG_EOR | MSG_MORE | MSG_CONFIRM;
+constexpr u32 kReceiveFlags = MSG_OOB | MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE;
+
+u8* buffer() {
+  static auto* bytes = new u8[kBuffer];
+  return bytes;
+}
+
+// In the host's form, which is the guest's. Checked against the list; what is not on it is refused as unknown.
+Result<size_t> encode_control(const std::vector<ControlMessage>& messages, u8 (&to)[kMaxControl]) {
+  size_t used = 0;
+  for (const ControlMessage& m : messages) {
+    auto known = std::find_if(std::begin(kSendControls), std::end(kSendControls), [&](const HostControl& c) {
+      return c.level == m.level && c.type == m.type && m.bytes.size() <= c.most;
+    });
+    if (known == std::end(kSendControls)) {
+      STUB("control message", m.type);
+      return Errno::kInval;
+    }
+    if (used + CMSG_SPACE(m.bytes.size()) > sizeof(to)) return Errno::kInval;
+    cmsghdr header{};
+    header.cmsg_len = CMSG_LEN(m.bytes.size());
+    header.cmsg_level = m.level;
+    header.cmsg_type = m.type;
+    std::memcpy(to + used, &header, sizeof(header));
+    std::memcpy(to + used + CMSG_LEN(0), m.bytes.data(), m.bytes.size());
+    used += CMSG_SPACE(m.bytes.size());
+  }
+  return used;
+}
+
+void decode_control(msghdr& message, std::vector<ControlMessage>& to) {
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_len < CMSG_LEN(0)) break;
+    // Nothing that would have to be translated comes from these families.
+    if (c->cmsg_level == SOL_SOCKET && (c->cmsg_type == SCM_RIGHTS || c->cmsg_type == SCM_CREDENTIALS)) continue;
+    to.push_back({c->cmsg_level, c->cmsg_type,
+                  std::string(reinterpret_cast<const char*>(CMSG_DATA(c)), c->cmsg_len - CMSG_LEN(0))});
+  }
+}
+
+}  // namespace
+
+Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
+  if (!request.files.empty() || request.credentials) return Errno::kInval;
+  const bool stream = type() == SOCK_STREAM;
+  if (!stream && request.data.left() > kMaxDatagram) return Errno::kMsgsize;
+  alignas(cmsghdr) u8 control[kMaxControl];
+  const size_t control_used = TRY(encode_control(request.control, control));
+  const size_t want = std::min(request.data.left(), kBuffer);
+  size_t n = 0;
+  if (want > 0) {
+    n = TRY(request.data.get(buffer(), want));
+    if (!stream && n < want) return Errno::kFault;
+  }
+  iovec vec{buffer(), n};
+  msghdr message{};
+  message.msg_iov = &vec;
+  message.msg_iovlen = 1;
+  message.msg_name = request.address.empty() ? nullptr : const_cast<char*>(request.address.data());
+  message.msg_namelen = static_cast<socklen_t>(request.address.size());
+  message.msg_control = control_used > 0 ? control : nullptr;
+  message.msg_controllen = control_used;
+  ssize_t sent = ::sendmsg(fd_.get(), &message, static_cast<int>((request.flags & kSendFlags) | MSG_DONTWAIT | MSG_NOSIGNAL));
+  if (sent < 0) {
+    Errno error = errno == EINTR ? Errno::kAgain : last_errno();
+    request.data.put_back(n);
+    return error;
+  }
+  if (static_cast<size_t>(sent) < n) request.data.put_back(n - static_cast<size_t>(sent));
+  return static_cast<size_t>(sent);
+}
+
+// What an earlier receive could not hand over.
+Result<size_t> InetSocket::receive_kept(ReceiveRequest& request) {
+  size_t n = TRY(request.data.put(kept_.data(), std::min(kept_.size(), request.data.left())));
+  if (!(request.flags & MSG_PEEK)) kept_.erase(0, n);
+  return n;
+}
+
+Result<size_t> InetSocket::receive(ReceiveRequest& request) {
+  const bool stream = type() == SOCK_STREAM;
+  const bool errors = request.flags & MSG_ERRQUEUE;
+  if (!kept_.empty() && !errors) return receive_kept(request);
+  const size_t want = std::min(request.data.left(), kBuffer);
+  sockaddr_storage address{};
+  alignas(cmsghdr) u8 control[kMaxControl];
+  iovec vec{buffer(), want};
+  msghdr message{};
+  message.msg_iov = &vec;
+  message.msg_iovlen = 1;
+  message.msg_name = &address;
+  message.msg_namelen = sizeof(address);
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  ssize_t got = ::recvmsg(fd_.get(), &message, static_cast<int>((request.flags & kReceiveFlags) | MSG_DONTWAIT));
+  if (got < 0) return errno == EINTR ? Errno::kAgain : last_errno();
+  auto n = static_cast<size_t>(got);
+  // With MSG_TRUNC the length is the datagram's; a stream's bytes are then thrown away.
+  const bool discarded = stream && (request.flags & MSG_TRUNC);
+  const size_t filled = discarded ? 0 : std::min(n, want);
+  if (filled > 0) {
+    auto put = request.data.put(buffer(), filled);
+    const size_t taken = put ? *put : 0;
+    if (taken < filled && stream && !(request.flags & (MSG_PEEK | MSG_OOB))) {
+      kept_.assign(reinterpret_cast<const char*>(buffer()) + taken, filled - taken);
+    }
+    if (!put) return put.error();
+    if (taken < filled) {
+      if (!stream) return Errno::kFault;
+      n = taken;
+    }
+  }
+  request.address.assign(reinterpret_cast<const char*>(&address),
+                         std::min<size_t>(message.msg_namelen, sizeof(address)));
+  decode_control(message, request.control);
+  request.out_flags |= static_cast<u32>(message.msg_flags) & u32{MSG_TRUNC | MSG_CTRUNC | MSG_OOB | MSG_EOR | MSG_ERRQUEUE};
+  return n;
+}
+
+}  // namespace sbx::net

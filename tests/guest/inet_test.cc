@@ -1,0 +1,601 @@
+// Internet sockets over the loopback interface: ip(7), tcp(7), udp(7), socket(7), connect(2), accept(2), recv(2), epoll(7).
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "guest.h"
+
+using namespace guest;
+
+namespace {
+
+sockaddr_in local(int port = 0) {
+  sockaddr_in a{};
+  a.sin_family = AF_INET;
+  a.sin_port = htons((uint16_t)port);
+  a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return a;
+}
+
+int port_of(int fd) {
+  sockaddr_in a{};
+  socklen_t n = sizeof a;
+  OK(getsockname(fd, (sockaddr*)&a, &n));
+  CHECK_EQ(n, sizeof a);
+  return ntohs(a.sin_port);
+}
+
+int bound(int type) {
+  int fd = OK(socket(AF_INET, type | SOCK_CLOEXEC, 0));
+  sockaddr_in a = local();
+  OK(bind(fd, (sockaddr*)&a, sizeof a));
+  return fd;
+}
+
+int listener(int* port) {
+  int fd = bound(SOCK_STREAM);
+  OK(listen(fd, 8));
+  *port = port_of(fd);
+  return fd;
+}
+
+int dial(int port) {
+  int fd = OK(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in a = local(port);
+  OK(connect(fd, (sockaddr*)&a, sizeof a));
+  return fd;
+}
+
+struct Pair {
+  int a, b;
+};
+Pair tcp_pair() {
+  int port;
+  int l = listener(&port);
+  int a = dial(port);
+  int b = OK(accept(l, nullptr, nullptr));
+  close(l);
+  return {a, b};
+}
+
+int now_ready(int fd, short events, int timeout = 0) {
+  pollfd p{fd, events, 0};
+  OK(poll(&p, 1, timeout));
+  return p.revents;
+}
+
+}  // namespace
+
+TEST(tcp, connect_accept_and_names) {
+  int port;
+  int l = listener(&port);
+  CHECK_EQ(now_ready(l, POLLIN), 0);
+  int a = dial(port);
+  CHECK_EQ(now_ready(l, POLLIN, 1000), POLLIN);
+  sockaddr_in peer{};
+  socklen_t n = sizeof peer;
+  int b = OK(accept4(l, (sockaddr*)&peer, &n, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  CHECK_EQ(ntohs(peer.sin_port), port_of(a));
+  CHECK_EQ(fcntl(b, F_GETFD), FD_CLOEXEC);
+  CHECK(fcntl(b, F_GETFL) & O_NONBLOCK);
+  n = sizeof peer;
+  OK(getpeername(a, (sockaddr*)&peer, &n));
+  CHECK_EQ(ntohs(peer.sin_port), port);
+  char c;
+  FAILS(read(b, &c, 1), EAGAIN);
+  CHECK_EQ(write(a, "x", 1), 1);
+  CHECK_EQ(now_ready(b, POLLIN, 1000), POLLIN);
+  CHECK_EQ(read(b, &c, 1), 1);
+  CHECK_EQ(c, 'x');
+  FAILS(accept(a, nullptr, nullptr), EINVAL);
+  FAILS(connect(a, (sockaddr*)&peer, sizeof peer), EISCONN);
+}
+
+TEST(tcp, errors_of_connect_and_bind) {
+  int l = bound(SOCK_STREAM);
+  int port = port_of(l);
+  int fd = OK(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in a = local(port);
+  FAILS(connect(fd, (sockaddr*)&a, sizeof a), ECONNREFUSED);
+  int other = OK(socket(AF_INET, SOCK_STREAM, 0));
+  FAILS(bind(other, (sockaddr*)&a, sizeof a), EADDRINUSE);
+  FAILS(bind(other, (sockaddr*)&a, 3), EINVAL);
+  a.sin_addr.s_addr = htonl(0xc0000201);  // 192.0.2.1 is nobody's
+  a.sin_port = 0;
+  FAILS(bind(other, (sockaddr*)&a, sizeof a), EADDRNOTAVAIL);
+  FAILS(bind(fd, (sockaddr*)8, sizeof a), EFAULT);
+  char c;
+  FAILS(read(other, &c, 1), ENOTCONN);
+  FAILS(getpeername(other, (sockaddr*)&a, (socklen_t*)&c), ENOTCONN);
+  FAILS(socket(AF_INET, SOCK_STREAM, IPPROTO_UDP), EPROTONOSUPPORT);
+  FAILS(socket(AF_INET, 77, 0), EINVAL);
+  FAILS(socketpair(AF_INET, SOCK_STREAM, 0, new int[2]), EOPNOTSUPP);
+}
+
+TEST(tcp, nonblocking_connect) {
+  int port;
+  int l = listener(&port);
+  int fd = OK(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+  sockaddr_in a = local(port);
+  int r = connect(fd, (sockaddr*)&a, sizeof a);
+  CHECK(r == 0 || errno == EINPROGRESS);
+  CHECK(now_ready(fd, POLLOUT, 1000) & POLLOUT);
+  int error = -1;
+  socklen_t n = sizeof error;
+  OK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n));
+  CHECK_EQ(error, 0);
+  // The first repetition may be the one that learns of the success.
+  r = connect(fd, (sockaddr*)&a, sizeof a);
+  CHECK(r == 0 || errno == EISCONN);
+  FAILS(connect(fd, (sockaddr*)&a, sizeof a), EISCONN);
+  close(l);
+  int refused = OK(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+  r = connect(refused, (sockaddr*)&a, sizeof a);
+  if (r == -1 && errno == EINPROGRESS) {
+    CHECK(now_ready(refused, POLLOUT, 1000) & POLLERR);
+    OK(getsockopt(refused, SOL_SOCKET, SO_ERROR, &error, &n));
+    CHECK_EQ(error, ECONNREFUSED);
+  } else {
+    CHECK_EQ(errno, ECONNREFUSED);
+  }
+}
+
+TEST(tcp, bulk_data_both_ways) {
+  auto [a, b] = tcp_pair();
+  constexpr size_t kTotal = 24 << 20;
+  auto pump = [](int out, unsigned seed) {
+    std::vector<unsigned char> block(100003);
+    size_t sent = 0;
+    while (sent < kTotal) {
+      size_t n = std::min(block.size(), kTotal - sent);
+      for (size_t i = 0; i < n; i++) block[i] = (unsigned char)((sent + i) * seed >> 3);
+      for (size_t at = 0; at < n;) at += (size_t)OK(send(out, &block[at], n - at, 0));
+      sent += n;
+    }
+    OK(shutdown(out, SHUT_WR));
+  };
+  auto drain = [](int in, unsigned seed) {
+    std::vector<unsigned char> block(70001);
+    size_t got = 0;
+    for (;;) {
+      ssize_t n = OK(recv(in, block.data(), block.size(), 0));
+      if (n == 0) break;
+      for (ssize_t i = 0; i < n; i++) CHECK_EQ(block[(size_t)i], (unsigned char)((got + (size_t)i) * seed >> 3));
+      got += (size_t)n;
+    }
+    CHECK_EQ(got, kTotal);
+  };
+  std::thread t1(pump, a, 7), t2(pump, b, 13), t3(drain, a, 13);
+  drain(b, 7);
+  t1.join();
+  t2.join();
+  t3.join();
+}
+
+TEST(tcp, a_full_socket_blocks_and_loses_nothing) {
+  auto [a, b] = tcp_pair();
+  OK(fcntl(a, F_SETFL, O_NONBLOCK));
+  std::vector<char> block(1 << 20, 'q');
+  size_t sent = 0;
+  for (;;) {
+    ssize_t n = write(a, block.data(), block.size());
+    if (n == -1) break;
+    sent += (size_t)n;
+  }
+  CHECK_EQ(errno, EAGAIN);
+  CHECK_EQ(now_ready(a, POLLOUT), 0);
+  size_t got = 0;
+  while (got < sent) got += (size_t)OK(read(b, block.data(), block.size()));
+  CHECK_EQ(got, sent);
+  CHECK_EQ(now_ready(a, POLLOUT, 1000), POLLOUT);
+}
+
+TEST(tcp, flags_of_recv_and_send) {
+  auto [a, b] = tcp_pair();
+  char buf[16] = {};
+  FAILS(recv(b, buf, 1, MSG_DONTWAIT), EAGAIN);
+  CHECK_EQ(send(a, "hello world", 11, MSG_NOSIGNAL), 11);
+  CHECK_EQ(now_ready(b, POLLIN, 1000), POLLIN);
+  CHECK_EQ(recv(b, buf, 5, MSG_PEEK), 5);
+  int n = 0;
+  OK(ioctl(b, FIONREAD, &n));
+  CHECK_EQ(n, 11);
+  CHECK_EQ(recv(b, buf, 6, 0), 6);
+  CHECK_STR(std::string(buf, 6), "hello ");
+  std::thread late([a = a] {
+    sleep_ms(30);
+    CHECK_EQ(write(a, "!!!", 3), 3);
+  });
+  CHECK_EQ(recv(b, buf, 8, MSG_WAITALL), 8);
+  CHECK_STR(std::string(buf, 8), "world!!!");
+  late.join();
+  iovec out[3] = {{(void*)"ab", 2}, {(void*)"", 0}, {(void*)"cde", 3}};
+  msghdr m{};
+  m.msg_iov = out;
+  m.msg_iovlen = 3;
+  CHECK_EQ(sendmsg(a, &m, 0), 5);
+  char x[2], y[8];
+  iovec in[2] = {{x, 2}, {y, 8}};
+  CHECK_EQ(readv(b, in, 2), 5);
+  CHECK_EQ(y[2], 'e');
+  timeval t{0, 50000};
+  OK(setsockopt(b, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t));
+  FAILS(recv(b, buf, 1, 0), EAGAIN);
+  FAILS(send(a, (void*)8, 4, 0), EFAULT);
+  CHECK_EQ(write(a, "kept", 4), 4);
+  CHECK_EQ(now_ready(b, POLLIN, 1000), POLLIN);
+  FAILS(recv(b, (void*)8, 4, 0), EFAULT);
+}
+
+TEST(tcp, shutdown_end_and_reset) {
+  auto [a, b] = tcp_pair();
+  OK(shutdown(a, SHUT_WR));
+  CHECK(now_ready(b, POLLIN | POLLRDHUP, 1000) & POLLRDHUP);
+  char c;
+  CHECK_EQ(read(b, &c, 1), 0);
+  CHECK_EQ(write(b, "y", 1), 1);
+  CHECK_EQ(read(a, &c, 1), 1);
+  FAILS(send(a, "z", 1, MSG_NOSIGNAL), EPIPE);
+  static volatile sig_atomic_t pipes = 0;
+  signal(SIGPIPE, [](int) { pipes = pipes + 1; });
+  FAILS(write(a, "z", 1), EPIPE);
+  CHECK_EQ(pipes, 1);
+  signal(SIGPIPE, SIG_DFL);
+  close(a);
+  close(b);
+  auto [d, e] = tcp_pair();
+  linger now{1, 0};
+  OK(setsockopt(d, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+  close(d);
+  CHECK(now_ready(e, POLLIN, 1000) & POLLERR);
+  FAILS(read(e, &c, 1), ECONNRESET);
+  FAILS(shutdown(OK(socket(AF_INET, SOCK_STREAM, 0)), SHUT_WR), ENOTCONN);
+}
+
+TEST(tcp, options) {
+  int fd = OK(socket(AF_INET, SOCK_STREAM, 0));
+  auto get = [&](int level, int name) {
+    int v = -1;
+    socklen_t n = sizeof v;
+    OK(getsockopt(fd, level, name, &v, &n));
+    CHECK_EQ(n, sizeof v);
+    return v;
+  };
+  auto set = [&](int level, int name, int v) { OK(setsockopt(fd, level, name, &v, sizeof v)); };
+  CHECK_EQ(get(SOL_SOCKET, SO_TYPE), SOCK_STREAM);
+  CHECK_EQ(get(SOL_SOCKET, SO_DOMAIN), AF_INET);
+  CHECK_EQ(get(SOL_SOCKET, SO_PROTOCOL), IPPROTO_TCP);
+  CHECK_EQ(get(SOL_SOCKET, SO_ACCEPTCONN), 0);
+  for (int name : {SO_REUSEADDR, SO_REUSEPORT, SO_KEEPALIVE, SO_OOBINLINE}) {
+    set(SOL_SOCKET, name, 1);
+    CHECK_EQ(get(SOL_SOCKET, name), 1);
+  }
+  set(SOL_SOCKET, SO_SNDBUF, 20000);
+  CHECK_EQ(get(SOL_SOCKET, SO_SNDBUF), 40000);
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  CHECK_EQ(get(IPPROTO_TCP, TCP_NODELAY), 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 77);
+  CHECK_EQ(get(IPPROTO_TCP, TCP_KEEPIDLE), 77);
+  set(IPPROTO_IP, IP_TTL, 33);
+  CHECK_EQ(get(IPPROTO_IP, IP_TTL), 33);
+  char name[16] = {};
+  socklen_t n = sizeof name;
+  OK(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &n));
+  CHECK(strlen(name) > 2);
+  tcp_info info{};
+  n = sizeof info;
+  OK(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n));
+  CHECK_EQ(info.tcpi_state, TCP_CLOSE);
+  timeval t{1, 500000}, back{};
+  OK(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t));
+  n = sizeof back;
+  OK(getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &back, &n));
+  CHECK_EQ(back.tv_sec, 1);
+  FAILS(setsockopt(fd, IPPROTO_TCP, 9999, &n, sizeof n), ENOPROTOOPT);
+  int value;
+  FAILS(getsockopt(fd, SOL_SOCKET, 9999, &value, &n), ENOPROTOOPT);
+  FAILS(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &n, 1), EINVAL);
+  FAILS(setsockopt(0, SOL_SOCKET, SO_REUSEADDR, &n, sizeof n), ENOTSOCK);
+}
+
+TEST(tcp, epoll_level_edge_and_oneshot) {
+  auto [a, b] = tcp_pair();
+  int ep = OK(epoll_create1(0));
+  epoll_event e{EPOLLIN | EPOLLOUT | EPOLLET | EPOLLRDHUP, {.u64 = 5}}, out[4];
+  OK(epoll_ctl(ep, EPOLL_CTL_ADD, b, &e));
+  CHECK_EQ(epoll_wait(ep, out, 4, 1000), 1);
+  CHECK_EQ(out[0].events, EPOLLOUT);
+  CHECK_EQ(epoll_wait(ep, out, 4, 0), 0);
+  for (int i = 0; i < 3; i++) {  // each arrival is an edge, read or not
+    CHECK_EQ(write(a, "1", 1), 1);
+    CHECK_EQ(epoll_wait(ep, out, 4, 1000), 1);
+    CHECK(out[0].events & EPOLLIN);
+    CHECK_EQ(epoll_wait(ep, out, 4, 0), 0);
+  }
+  e.events = EPOLLIN;
+  OK(epoll_ctl(ep, EPOLL_CTL_MOD, b, &e));
+  CHECK_EQ(epoll_wait(ep, out, 4, 0), 1);
+  CHECK_EQ(epoll_wait(ep, out, 4, 0), 1);
+  char buf[8];
+  CHECK_EQ(read(b, buf, 8), 3);
+  CHECK_EQ(epoll_wait(ep, out, 4, 0), 0);
+  e.events = EPOLLIN | EPOLLONESHOT;
+  OK(epoll_ctl(ep, EPOLL_CTL_MOD, b, &e));
+  CHECK_EQ(write(a, "2", 1), 1);
+  CHECK_EQ(epoll_wait(ep, out, 4, 1000), 1);
+  CHECK_EQ(epoll_wait(ep, out, 4, 20), 0);
+  e.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+  OK(epoll_ctl(ep, EPOLL_CTL_MOD, b, &e));
+  CHECK_EQ(epoll_wait(ep, out, 4, 1000), 1);
+  close(a);
+  CHECK_EQ(epoll_wait(ep, out, 4, 1000), 1);
+  CHECK(out[0].events & EPOLLRDHUP);
+}
+
+TEST(tcp, a_signal_interrupts_and_a_close_ends) {
+  auto [a, b] = tcp_pair();
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  sigaction(SIGUSR1, &action, nullptr);
+  pthread_t self = pthread_self();
+  std::thread poke([&] {
+    sleep_ms(50);
+    pthread_kill(self, SIGUSR1);
+  });
+  char c;
+  FAILS(read(b, &c, 1), EINTR);
+  poke.join();
+  int port;
+  int l = listener(&port);
+  std::thread poke2([&] {
+    sleep_ms(50);
+    pthread_kill(self, SIGUSR1);
+  });
+  FAILS(accept(l, nullptr, nullptr), EINTR);
+  poke2.join();
+  std::thread closer([a = a] {
+    sleep_ms(30);
+    close(a);
+  });
+  CHECK_EQ(read(b, &c, 1), 0);
+  closer.join();
+}
+
+TEST(tcp, many_clients) {
+  int port;
+  int l = listener(&port);
+  OK(listen(l, 128));
+  std::thread server([&] {
+    int ep = OK(epoll_create1(0));
+    epoll_event e{EPOLLIN, {.fd = l}}, out[64];
+    OK(epoll_ctl(ep, EPOLL_CTL_ADD, l, &e));
+    int ended = 0;
+    while (ended < 100) {
+      int n = OK(epoll_wait(ep, out, 64, 10000));
+      CHECK(n > 0);
+      for (int i = 0; i < n; i++) {
+        if (out[i].data.fd == l) {
+          int c = OK(accept4(l, nullptr, nullptr, SOCK_NONBLOCK));
+          epoll_event ce{EPOLLIN, {.fd = c}};
+          OK(epoll_ctl(ep, EPOLL_CTL_ADD, c, &ce));
+          continue;
+        }
+        char buf[256];
+        ssize_t got = read(out[i].data.fd, buf, sizeof buf);
+        if (got > 0) CHECK_EQ(write(out[i].data.fd, buf, (size_t)got), got);
+        if (got == 0) {
+          close(out[i].data.fd);
+          ended++;
+        }
+      }
+    }
+  });
+  std::vector<std::thread> clients;
+  for (int k = 0; k < 10; k++)
+    clients.emplace_back([&, k] {
+      for (int r = 0; r < 10; r++) {
+        int fd = dial(port);
+        for (int i = 0; i < 20; i++) {
+          std::string text = "client " + show(k) + " message " + show(i);
+          CHECK_EQ(write(fd, text.data(), text.size()), (ssize_t)text.size());
+          char buf[64];
+          CHECK_EQ(recv(fd, buf, text.size(), MSG_WAITALL), (ssize_t)text.size());
+          CHECK_STR(std::string(buf, text.size()), text);
+        }
+        close(fd);
+      }
+    });
+  for (auto& c : clients) c.join();
+  server.join();
+}
+
+TEST(tcp, sendfile_and_splice) {
+  auto [a, b] = tcp_pair();
+  std::string text(200000, '\0');
+  for (size_t i = 0; i < text.size(); i++) text[i] = (char)(i * 31 >> 2);
+  spew("data", text);
+  int fd = OK(open("data", O_RDONLY));
+  std::thread sender([&, a = a] {
+    off_t at = 0;
+    while (at < (off_t)text.size()) OK(sendfile(a, fd, &at, text.size() - (size_t)at));
+    OK(shutdown(a, SHUT_WR));
+  });
+  std::string got;
+  char buf[8192];
+  while (ssize_t n = OK(read(b, buf, sizeof buf))) got.append(buf, (size_t)n);
+  sender.join();
+  CHECK(got == text);
+}
+
+TEST(tcp, ipv6) {
+  int l = socket(AF_INET6, SOCK_STREAM, 0);
+  if (l == -1 && errno == EAFNOSUPPORT) return;
+  CHECK(l >= 0);
+  sockaddr_in6 a{};
+  a.sin6_family = AF_INET6;
+  a.sin6_addr = in6addr_loopback;
+  if (bind(l, (sockaddr*)&a, sizeof a) == -1 && errno == EADDRNOTAVAIL) return;  // no ::1 here
+  OK(listen(l, 1));
+  socklen_t n = sizeof a;
+  OK(getsockname(l, (sockaddr*)&a, &n));
+  int fd = OK(socket(AF_INET6, SOCK_STREAM, 0));
+  OK(connect(fd, (sockaddr*)&a, sizeof a));
+  int b = OK(accept(l, nullptr, nullptr));
+  CHECK_EQ(write(fd, "six", 3), 3);
+  char buf[4];
+  CHECK_EQ(recv(b, buf, 3, MSG_WAITALL), 3);
+  // Both families on one socket.
+  int dual = OK(socket(AF_INET6, SOCK_STREAM, 0));
+  int off = 0;
+  OK(setsockopt(dual, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off));
+  sockaddr_in6 any{};
+  any.sin6_family = AF_INET6;
+  OK(bind(dual, (sockaddr*)&any, sizeof any));
+  OK(listen(dual, 1));
+  n = sizeof any;
+  OK(getsockname(dual, (sockaddr*)&any, &n));
+  dial(ntohs(any.sin6_port));
+  OK(accept(dual, nullptr, nullptr));
+}
+
+TEST(udp, datagrams) {
+  int a = bound(SOCK_DGRAM), b = bound(SOCK_DGRAM);
+  sockaddr_in to = local(port_of(b)), from{};
+  CHECK_EQ(sendto(a, "first", 5, 0, (sockaddr*)&to, sizeof to), 5);
+  CHECK_EQ(sendto(a, "", 0, 0, (sockaddr*)&to, sizeof to), 0);
+  CHECK_EQ(sendto(a, "third one", 9, 0, (sockaddr*)&to, sizeof to), 9);
+  char buf[16];
+  socklen_t n = sizeof from;
+  CHECK_EQ(recvfrom(b, buf, sizeof buf, 0, (sockaddr*)&from, &n), 5);
+  CHECK_EQ(ntohs(from.sin_port), port_of(a));
+  CHECK_EQ(recv(b, buf, sizeof buf, 0), 0);
+  CHECK_EQ(recv(b, buf, 3, MSG_TRUNC | MSG_PEEK), 9);
+  iovec v{buf, 3};
+  msghdr m{};
+  m.msg_iov = &v;
+  m.msg_iovlen = 1;
+  CHECK_EQ(recvmsg(b, &m, 0), 3);
+  CHECK(m.msg_flags & MSG_TRUNC);
+  FAILS(recv(b, buf, 1, MSG_DONTWAIT), EAGAIN);
+  FAILS(send(a, "x", 1, 0), EDESTADDRREQ);
+  OK(connect(a, (sockaddr*)&to, sizeof to));
+  CHECK_EQ(send(a, "conn", 4, 0), 4);
+  CHECK_EQ(recv(b, buf, sizeof buf, 0), 4);
+  std::vector<char> big(70000);
+  FAILS(send(a, big.data(), big.size(), 0), EMSGSIZE);
+  close(b);
+  OK(send(a, "gone", 4, 0));
+  CHECK(eventually([&] { return now_ready(a, POLLIN) & POLLERR; }));
+  FAILS(recv(a, buf, 1, MSG_DONTWAIT), ECONNREFUSED);
+  sockaddr none{};
+  none.sa_family = AF_UNSPEC;
+  OK(connect(a, &none, sizeof none));
+  FAILS(getpeername(a, (sockaddr*)&from, &n), ENOTCONN);
+}
+
+TEST(udp, several_at_once_and_control) {
+  int a = bound(SOCK_DGRAM), b = bound(SOCK_DGRAM);
+  sockaddr_in to = local(port_of(b));
+  OK(connect(a, (sockaddr*)&to, sizeof to));
+  int on = 1;
+  OK(setsockopt(b, IPPROTO_IP, IP_PKTINFO, &on, sizeof on));
+  OK(setsockopt(b, IPPROTO_IP, IP_RECVTTL, &on, sizeof on));
+  char text[3][4] = {"aa", "bb", "cc"};
+  iovec v[3];
+  mmsghdr messages[3]{};
+  for (int i = 0; i < 3; i++) {
+    v[i] = {text[i], 2};
+    messages[i].msg_hdr.msg_iov = &v[i];
+    messages[i].msg_hdr.msg_iovlen = 1;
+  }
+  CHECK_EQ(sendmmsg(a, messages, 3, 0), 3);
+  CHECK_EQ(messages[1].msg_len, 2);
+  char in[4][8], control[4][256];
+  iovec w[4];
+  mmsghdr got[4]{};
+  for (int i = 0; i < 4; i++) {
+    w[i] = {in[i], 8};
+    got[i].msg_hdr.msg_iov = &w[i];
+    got[i].msg_hdr.msg_iovlen = 1;
+    got[i].msg_hdr.msg_control = control[i];
+    got[i].msg_hdr.msg_controllen = sizeof control[i];
+  }
+  CHECK_EQ(recvmmsg(b, got, 4, MSG_WAITFORONE, nullptr), 3);
+  CHECK_EQ(got[2].msg_len, 2);
+  CHECK_EQ(in[2][0], 'c');
+  bool info = false, ttl = false;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&got[0].msg_hdr); c; c = CMSG_NXTHDR(&got[0].msg_hdr, c)) {
+    CHECK_EQ(c->cmsg_level, IPPROTO_IP);
+    if (c->cmsg_type == IP_PKTINFO) info = ((in_pktinfo*)CMSG_DATA(c))->ipi_addr.s_addr == htonl(INADDR_LOOPBACK);
+    if (c->cmsg_type == IP_TTL) ttl = *(int*)CMSG_DATA(c) > 0;
+  }
+  CHECK(info && ttl);
+}
+
+TEST(udp, threads_wait_for_datagrams) {
+  int b = bound(SOCK_DGRAM);
+  std::atomic<int> got{0};
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 4; i++)
+    readers.emplace_back([&] {
+      for (;;) {
+        char c;
+        CHECK_EQ(recv(b, &c, 1, 0), 1);
+        if (c == 'q') return;
+        got++;
+      }
+    });
+  int a = bound(SOCK_DGRAM);
+  sockaddr_in to = local(port_of(b));
+  OK(connect(a, (sockaddr*)&to, sizeof to));
+  for (int i = 0; i < 200; i++) {
+    CHECK_EQ(send(a, "x", 1, 0), 1);
+    if (i % 20 == 19) CHECK(eventually([&] { return got == i + 1; }));
+  }
+  for (int i = 0; i < 4; i++) CHECK_EQ(send(a, "q", 1, 0), 1);
+  for (auto& t : readers) t.join();
+}
+
+TEST(netdevice, interface_ioctls) {
+  int fd = OK(socket(AF_INET, SOCK_DGRAM, 0));
+  ifreq r{};
+  strcpy(r.ifr_name, "lo");
+  OK(ioctl(fd, SIOCGIFINDEX, &r));
+  int index = r.ifr_ifindex;
+  CHECK(index >= 1);
+  OK(ioctl(fd, SIOCGIFFLAGS, &r));
+  CHECK(r.ifr_flags & IFF_LOOPBACK);
+  CHECK(r.ifr_flags & IFF_UP);
+  OK(ioctl(fd, SIOCGIFADDR, &r));
+  CHECK_EQ(((sockaddr_in*)&r.ifr_addr)->sin_addr.s_addr, htonl(INADDR_LOOPBACK));
+  OK(ioctl(fd, SIOCGIFMTU, &r));
+  CHECK(r.ifr_mtu >= 1500);
+  ifreq by_index{};
+  by_index.ifr_ifindex = index;
+  OK(ioctl(fd, SIOCGIFNAME, &by_index));
+  CHECK_STR(by_index.ifr_name, "lo");
+  ifreq all[32];
+  ifconf list{};
+  list.ifc_len = sizeof all;
+  list.ifc_req = all;
+  OK(ioctl(fd, SIOCGIFCONF, &list));
+  CHECK(list.ifc_len >= (int)sizeof(ifreq));
+  strcpy(r.ifr_name, "nosuch0");
+  FAILS(ioctl(fd, SIOCGIFFLAGS, &r), ENODEV);
+  FAILS(ioctl(fd, SIOCGIFFLAGS, (void*)8), EFAULT);
+}
