@@ -81,6 +81,7 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   fs::dev::register_devices();
   net::register_unix();
   net::register_inet();
+  net::register_netlink();
   net::caller_capable = [](int capability) {
     const task::Task* task = task::current_task();
     return task != nullptr && task->creds->capable(static_cast<u32>(capability));

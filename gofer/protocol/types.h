@@ -1,6 +1,7 @@
 // The value types of the rootfs protocol (messages.def). Plain data; how each is written is in codec.h of this folder.
 #pragma once
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sentry/base/types.h"
@@ -93,10 +94,42 @@ struct FsStat {
       flags = 0;
 };
 
-// Files of /proc/PID that HostProc may read; the last one is of /proc itself (pid 0).
-enum class ProcKind : u32 { kMaps, kSmaps, kSmapsRollup, kStatm, kStat, kStatus, kIo, kMeminfo, kCount };
-constexpr const char* kProcNames[] = {"maps", "smaps", "smaps_rollup", "statm", "stat", "status", "io", "meminfo"};
-static_assert(sizeof(kProcNames) / sizeof(kProcNames[0]) == static_cast<u32>(ProcKind::kCount));
+// Files of /proc/PID that HostProc may read; kMeminfo is of /proc itself (pid 0). Those of net/ are about the network
+// namespace of the process.
+constexpr const char* kProcNames[] = {"maps",
+                                      "smaps",
+                                      "smaps_rollup",
+                                      "statm",
+                                      "stat",
+                                      "status",
+                                      "io",
+                                      "meminfo",
+                                      "net/dev",
+                                      "net/tcp",
+                                      "net/tcp6",
+                                      "net/udp",
+                                      "net/udp6",
+                                      "net/icmp",
+                                      "net/icmp6",
+                                      "net/route",
+                                      "net/ipv6_route",
+                                      "net/if_inet6",
+                                      "net/arp",
+                                      "net/snmp",
+                                      "net/snmp6",
+                                      "net/netstat",
+                                      "net/sockstat",
+                                      "net/sockstat6",
+                                      "net/protocols",
+                                      "net/igmp",
+                                      "net/igmp6",
+                                      "net/fib_trie",
+                                      "net/fib_triestat",
+                                      "net/dev_mcast",
+                                      "net/softnet_stat"};
+constexpr u32 kProcKinds = sizeof(kProcNames) / sizeof(kProcNames[0]);
+constexpr u32 kProcMeminfo = 7;
+static_assert(std::string_view(kProcNames[kProcMeminfo]) == "meminfo");
 
 using Bytes = std::string;
 using Names = std::vector<Name>;

@@ -212,7 +212,7 @@ Result<SyncReply> Server::handle(const SyncRequest& m, Descriptors&) {
 
 Result<HostProcReply> Server::handle(const HostProcRequest& m, Descriptors&) {
   if (!options_.proc.valid()) return Errno::kOpnotsupp;
-  const bool of_system = m.kind == static_cast<u32>(ProcKind::kMeminfo);
+  const bool of_system = m.kind == kProcMeminfo;
   if (m.kind >= std::size(kProcNames) || (m.pid == 0) != of_system) return Errno::kInval;
   const std::string dir = of_system ? "." : std::to_string(m.pid);
   // Memory maps are shown to who has the ids of the process (ptrace(2), PTRACE_MODE_READ_FSCREDS): stubs run as nobody.

@@ -86,8 +86,8 @@ void empty_root(const ChildPlan& plan) {
   ::close(context);
 }
 
-// The sentry's sockets are made without capabilities; what the guest may bind the sentry decides (net::InetSocket::bind).
-// Never in the host's own network namespace.
+// The sentry's sockets are made without capabilities; what the guest may bind the sentry decides
+// (net::InetSocket::bind). Never in the host's own network namespace.
 void open_ports() {
   (void)host::write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
   (void)host::write_file("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");

@@ -1,6 +1,7 @@
 #include "sentry/control/filter.h"
 
 #include <fcntl.h>
+#include <linux/netlink.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <seccomp.h>
@@ -171,9 +172,11 @@ std::vector<std::string> sentry_surface() {
   out.emplace_back("mmap, mprotect: never writable and executable together");
   out.emplace_back("fcntl: F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS");
   out.emplace_back("clone: threads only");
-  out.emplace_back("socket: AF_INET and AF_INET6; stream (TCP), datagram (UDP, ICMP echo)");
+  out.emplace_back(
+      "socket: AF_INET and AF_INET6; stream (TCP), datagram (UDP, ICMP echo); AF_NETLINK: route, sock_diag");
   for (const net::HostOption& o : net::kHostOptions) {
-    out.push_back(str_printf("%ssockopt level %d, option %d: network", o.settable ? "get, set" : "get", o.level, o.name));
+    out.push_back(
+        str_printf("%ssockopt level %d, option %d: network", o.settable ? "get, set" : "get", o.level, o.name));
   }
   for (u32 number : net::kInterfaceIoctls) out.push_back(str_printf("ioctl %#x: network interfaces", number));
   out.emplace_back("prctl: PR_SET_NAME");
@@ -201,6 +204,11 @@ HostResult<void> load_sentry_filter() {
                              SCMP_A1(SCMP_CMP_EQ, kind.type | SOCK_NONBLOCK | SOCK_CLOEXEC),
                              SCMP_A2(SCMP_CMP_EQ, kind.protocol)));
     }
+  }
+  for (u64 protocol : {NETLINK_ROUTE, NETLINK_SOCK_DIAG}) {
+    check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, AF_NETLINK),
+                           SCMP_A1(SCMP_CMP_EQ, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC),
+                           SCMP_A2(SCMP_CMP_EQ, protocol)));
   }
   auto option = [&](int nr, int level, int name) {
     check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 2, SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(level)),

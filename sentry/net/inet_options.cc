@@ -63,7 +63,8 @@ Result<void> InetSocket::set_option(int level, int name, std::string_view value)
     STUB("host socket option", level * 1000 + name);
     return Errno::kNoprotoopt;
   }
-  if (::setsockopt(fd_.get(), level, name, value.data(), static_cast<socklen_t>(value.size())) != 0) return last_errno();
+  if (::setsockopt(fd_.get(), level, name, value.data(), static_cast<socklen_t>(value.size())) != 0)
+    return last_errno();
   return {};
 }
 
@@ -90,16 +91,24 @@ Result<i64> InetSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
     TRY(caller.write(arg, &value, sizeof(value)));
     return i64{0};
   }
-  if (cmd == SIOCGIFCONF) return interface_list(fd_.get(), caller, arg);
-  if (std::find(std::begin(kInterfaceIoctls), std::end(kInterfaceIoctls), cmd) != std::end(kInterfaceIoctls)) {
-    ifreq request{};
-    TRY(caller.read(arg, &request, sizeof(request)));
-    if (::ioctl(fd_.get(), cmd, &request) != 0) return last_errno();
-    TRY(caller.write(arg, &request, sizeof(request)));
-    return i64{0};
+  return interface_ioctl(caller, cmd, arg);
+}
+
+Result<i64> interface_ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
+  const bool list = cmd == SIOCGIFCONF;
+  if (!list && std::find(std::begin(kInterfaceIoctls), std::end(kInterfaceIoctls), cmd) == std::end(kInterfaceIoctls)) {
+    STUB("socket ioctl", cmd);
+    return Errno::kNotty;
   }
-  STUB("host socket ioctl", cmd);
-  return Errno::kNotty;
+  static auto* fd = new UniqueFd;
+  if (!*fd) fd->reset(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!*fd) return last_errno();
+  if (list) return interface_list(fd->get(), caller, arg);
+  ifreq request{};
+  TRY(caller.read(arg, &request, sizeof(request)));
+  if (::ioctl(fd->get(), cmd, &request) != 0) return last_errno();
+  TRY(caller.write(arg, &request, sizeof(request)));
+  return i64{0};
 }
 
 }  // namespace sbx::net

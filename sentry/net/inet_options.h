@@ -1,6 +1,7 @@
-// The socket options, interface ioctls and control messages of host sockets that pass: the whole list. The sentry's filter
-// is made of it, so nothing else can reach the host even from a sentry that was taken over.
+// The socket options, interface ioctls and control messages of host sockets that pass: the whole list. The sentry's
+// filter is made of it, so nothing else can reach the host even from a sentry that was taken over.
 #pragma once
+#include <linux/netlink.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -118,6 +119,15 @@ constexpr HostOption kHostOptions[] = {
     {IPPROTO_UDP, UDP_GRO, true},
     {IPPROTO_UDP, UDP_NO_CHECK6_TX, true},
     {IPPROTO_UDP, UDP_NO_CHECK6_RX, true},
+    {SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, true},
+    {SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, true},
+    {SOL_NETLINK, NETLINK_PKTINFO, true},
+    {SOL_NETLINK, NETLINK_BROADCAST_ERROR, true},
+    {SOL_NETLINK, NETLINK_NO_ENOBUFS, true},
+    {SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, false},
+    {SOL_NETLINK, NETLINK_CAP_ACK, true},
+    {SOL_NETLINK, NETLINK_EXT_ACK, true},
+    {SOL_NETLINK, NETLINK_GET_STRICT_CHK, true},
     {IPPROTO_ICMP, 1 /* ICMP_FILTER */, true},
     {IPPROTO_ICMPV6, 1 /* ICMPV6_FILTER */, true},
 };
@@ -139,8 +149,8 @@ constexpr HostControl kSendControls[] = {
 
 // Questions about interfaces, answered by the host for the container's network namespace. All take a struct ifreq.
 constexpr u32 kInterfaceIoctls[] = {
-    SIOCGIFNAME,    SIOCGIFFLAGS,  SIOCGIFADDR,   SIOCGIFDSTADDR, SIOCGIFBRDADDR, SIOCGIFNETMASK,
-    SIOCGIFMETRIC,  SIOCGIFMTU,    SIOCGIFHWADDR, SIOCGIFINDEX,   SIOCGIFTXQLEN,  SIOCGIFMAP,
+    SIOCGIFNAME,   SIOCGIFFLAGS, SIOCGIFADDR,   SIOCGIFDSTADDR, SIOCGIFBRDADDR, SIOCGIFNETMASK,
+    SIOCGIFMETRIC, SIOCGIFMTU,   SIOCGIFHWADDR, SIOCGIFINDEX,   SIOCGIFTXQLEN,  SIOCGIFMAP,
 };
 
 }  // namespace sbx::net

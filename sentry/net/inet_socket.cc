@@ -54,8 +54,9 @@ Result<RefPtr<Socket>> make(int family, int type, int protocol, u32 flags) {
     return Errno::kPerm;
   }
   if (type != SOCK_STREAM && type != SOCK_DGRAM) return Errno::kSocktnosupport;
-  bool known = protocol == 0 || (type == SOCK_STREAM && protocol == IPPROTO_TCP) ||
-               (type == SOCK_DGRAM && (protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6));
+  bool known =
+      protocol == 0 || (type == SOCK_STREAM && protocol == IPPROTO_TCP) ||
+      (type == SOCK_DGRAM && (protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6));
   if (!known) {
     STUB("socket protocol", protocol);
     return Errno::kProtonosupport;
@@ -107,6 +108,7 @@ Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes
     return {};
   }
   if (::connect(fd_.get(), address.get(), address.length) == 0) return {};
+  wants_room_ = true;
   if (errno != EINPROGRESS || nonblocking()) return last_errno();
   connecting_ = true;
   return Errno::kAgain;
@@ -123,13 +125,18 @@ Result<std::string> InetSocket::peer_address() { return address_of(fd_.get(), &:
 u32 InetSocket::readiness() {
   pollfd p{fd_.get(), POLLIN | POLLPRI | POLLOUT | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND | POLLRDHUP, 0};
   if (::poll(&p, 1, 0) < 0) return POLLERR;
+  if (!(p.revents & POLLOUT)) wants_room_ = true;
   return static_cast<u16>(p.revents) | (kept_.empty() ? 0u : u32{POLLIN | POLLRDNORM});
 }
 
 fiber::WaitQueue* InetSocket::wait_queue() {
   if (!watch_.watching()) {
-    auto watched =
-        watch_.watch(fd_.get(), EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP, [this](u32) { queue_.wake_all(); });
+    auto watched = watch_.watch(fd_.get(), EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP, [this](u32 events) {
+      const bool room = events & EPOLLOUT;
+      if (!(events & ~u32{EPOLLOUT}) && !(room && wants_room_)) return;
+      if (room) wants_room_ = false;
+      queue_.wake_all();
+    });
     if (!watched) LOG_WARNING("cannot watch a host socket: %s", errno_name(watched.error()));
   }
   return &queue_;
@@ -137,8 +144,8 @@ fiber::WaitQueue* InetSocket::wait_queue() {
 
 void register_inet() {
   for (int family : {AF_INET, AF_INET6}) {
-    register_family(family, {[family](int type, int protocol, u32 flags) { return make(family, type, protocol, flags); },
-                             nullptr});
+    register_family(
+        family, {[family](int type, int protocol, u32 flags) { return make(family, type, protocol, flags); }, nullptr});
   }
 }
 

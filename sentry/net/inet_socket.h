@@ -1,6 +1,6 @@
-// AF_INET and AF_INET6 sockets: host sockets of the container's network namespace, in which the sentry lives. What is done
-// to them passes here call by call: families, types, options and control messages by explicit lists (inet_options.h), data
-// through a buffer of the sentry's. The host's descriptor never blocks and is never the guest's.
+// AF_INET and AF_INET6 sockets: host sockets of the container's network namespace, in which the sentry lives. What is
+// done to them passes here call by call: families, types, options and control messages by explicit lists
+// (inet_options.h), data through a buffer of the sentry's. The host's descriptor never blocks and is never the guest's.
 #pragma once
 #include "sentry/base/unique_fd.h"
 #include "sentry/fiber/reactor.h"
@@ -14,7 +14,7 @@ extern u32 unprivileged_port_start;
 // Whether the calling task has the capability in its user namespace; set once at start.
 extern bool (*caller_capable)(int capability);
 
-class InetSocket final : public Socket {
+class InetSocket : public Socket {
  public:
   InetSocket(UniqueFd fd, u32 flags, int family, int type, int protocol);
 
@@ -34,11 +34,15 @@ class InetSocket final : public Socket {
   fiber::WaitQueue* wait_queue() override;
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
 
- private:
+ protected:
   ~InetSocket() override;
+
+ private:
   Result<size_t> receive_kept(ReceiveRequest& request);
 
   UniqueFd fd_;
+  // Somebody may wait for room: the host's news of it matter. Each of its events says also what was there before.
+  bool wants_room_ = false;
   bool connecting_ = false;  // a blocking connect is under way
   // Received from the host and not taken by the guest, because its buffer was bad. Streams only.
   std::string kept_;
@@ -48,5 +52,7 @@ class InetSocket final : public Socket {
 
 // Once, at start.
 void register_inet();
+// AF_NETLINK: routing and socket diagnosis, questions only (netlink_socket.cc). Once, at start.
+void register_netlink();
 
 }  // namespace sbx::net

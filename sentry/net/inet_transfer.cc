@@ -78,13 +78,18 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   message.msg_namelen = static_cast<socklen_t>(request.address.size());
   message.msg_control = control_used > 0 ? control : nullptr;
   message.msg_controllen = control_used;
-  ssize_t sent = ::sendmsg(fd_.get(), &message, static_cast<int>((request.flags & kSendFlags) | MSG_DONTWAIT | MSG_NOSIGNAL));
+  ssize_t sent =
+      ::sendmsg(fd_.get(), &message, static_cast<int>((request.flags & kSendFlags) | MSG_DONTWAIT | MSG_NOSIGNAL));
   if (sent < 0) {
     Errno error = errno == EINTR ? Errno::kAgain : last_errno();
     request.data.put_back(n);
+    wants_room_ = true;
     return error;
   }
-  if (static_cast<size_t>(sent) < n) request.data.put_back(n - static_cast<size_t>(sent));
+  if (static_cast<size_t>(sent) < n) {
+    request.data.put_back(n - static_cast<size_t>(sent));
+    wants_room_ = true;
+  }
   return static_cast<size_t>(sent);
 }
 
@@ -131,7 +136,8 @@ Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   request.address.assign(reinterpret_cast<const char*>(&address),
                          std::min<size_t>(message.msg_namelen, sizeof(address)));
   decode_control(message, request.control);
-  request.out_flags |= static_cast<u32>(message.msg_flags) & u32{MSG_TRUNC | MSG_CTRUNC | MSG_OOB | MSG_EOR | MSG_ERRQUEUE};
+  request.out_flags |=
+      static_cast<u32>(message.msg_flags) & u32{MSG_TRUNC | MSG_CTRUNC | MSG_OOB | MSG_EOR | MSG_ERRQUEUE};
   return n;
 }
 

@@ -99,6 +99,8 @@ Result<std::pair<RefPtr<Socket>, RefPtr<Socket>>> make_socket_pair(int family, i
 
 // The place of a new socket, "socket:[ino]".
 vfs::Path socket_path();
+// The ioctls about network interfaces, the same for sockets of every family (netdevice(7)). kNotty: none of them.
+Result<i64> interface_ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg);
 // AF_UNIX. Once, at start.
 void register_unix();
 

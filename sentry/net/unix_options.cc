@@ -120,7 +120,7 @@ Result<i64> UnixSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
   } else if (cmd == TIOCOUTQ) {  // SIOCOUTQ
     n = peer_ != nullptr ? peer_->inbox_bytes_ : 0;
   } else {
-    return Errno::kNotty;
+    return interface_ioctl(caller, cmd, arg);
   }
   auto value = static_cast<i32>(n);
   TRY(caller.write(arg, &value, sizeof(value)));

@@ -84,7 +84,8 @@ Result<Control> read_control(Task& task, u64 addr, u64 length) {
 Result<i64> do_send(Task& task, net::Socket& socket, const UserBuffers& buffers, std::string_view address, u32 flags,
                     Control control) {
   UserSource source(task, buffers);
-  net::SendRequest request{source, address, std::move(control.files), control.credentials, flags, std::move(control.others)};
+  net::SendRequest request{
+      source, address, std::move(control.files), control.credentials, flags, std::move(control.others)};
   const vfs::WalkContext ctx = task.walk_context();
   const bool stream = socket.type() == SOCK_STREAM;
   size_t done = 0;

@@ -1,6 +1,10 @@
-// Internet sockets over the loopback interface: ip(7), tcp(7), udp(7), socket(7), connect(2), accept(2), recv(2), epoll(7).
+// Internet sockets over the loopback interface: ip(7), tcp(7), udp(7), socket(7), connect(2), accept(2), recv(2),
+// epoll(7).
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -598,4 +602,70 @@ TEST(netdevice, interface_ioctls) {
   strcpy(r.ifr_name, "nosuch0");
   FAILS(ioctl(fd, SIOCGIFFLAGS, &r), ENODEV);
   FAILS(ioctl(fd, SIOCGIFFLAGS, (void*)8), EFAULT);
+}
+
+TEST(netlink, interfaces_and_addresses) {
+  ifaddrs* all = nullptr;
+  OK(getifaddrs(&all));
+  bool found = false;
+  for (ifaddrs* i = all; i; i = i->ifa_next) {
+    if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET || strcmp(i->ifa_name, "lo") != 0) continue;
+    found = ((sockaddr_in*)i->ifa_addr)->sin_addr.s_addr == htonl(INADDR_LOOPBACK) && (i->ifa_flags & IFF_UP);
+  }
+  CHECK(found);
+  freeifaddrs(all);
+  CHECK(if_nametoindex("lo") >= 1);
+  CHECK_EQ(if_nametoindex("nosuch0"), 0);
+}
+
+TEST(netlink, questions_only) {
+  int fd = OK(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  sockaddr_nl self{};
+  self.nl_family = AF_NETLINK;
+  OK(bind(fd, (sockaddr*)&self, sizeof self));
+  socklen_t n = sizeof self;
+  OK(getsockname(fd, (sockaddr*)&self, &n));
+  CHECK_EQ(n, sizeof self);
+  CHECK(self.nl_pid != 0);
+  struct {
+    nlmsghdr h;
+    ifinfomsg i;
+  } ask{};
+  ask.h.nlmsg_len = sizeof ask;
+  ask.h.nlmsg_type = RTM_GETLINK;
+  ask.h.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  ask.h.nlmsg_seq = 42;
+  CHECK_EQ(send(fd, &ask, sizeof ask, 0), (ssize_t)sizeof ask);
+  alignas(nlmsghdr) char buf[32768];
+  bool done = false, lo = false;
+  while (!done) {
+    // How large the next answer is, as iproute2 asks.
+    ssize_t size = OK(recv(fd, buf, 0, MSG_PEEK | MSG_TRUNC));
+    CHECK(size >= (ssize_t)sizeof(nlmsghdr));
+    sockaddr_nl from{};
+    n = sizeof from;
+    ssize_t got = OK(recvfrom(fd, buf, sizeof buf, 0, (sockaddr*)&from, &n));
+    CHECK_EQ(got, size);
+    CHECK_EQ(from.nl_pid, 0);
+    auto left = (unsigned)got;
+    for (auto* h = (nlmsghdr*)buf; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+      CHECK_EQ(h->nlmsg_seq, 42);
+      CHECK_EQ(h->nlmsg_pid, self.nl_pid);
+      if (h->nlmsg_type == NLMSG_DONE) done = true;
+      if (h->nlmsg_type == RTM_NEWLINK && (((ifinfomsg*)NLMSG_DATA(h))->ifi_flags & IFF_LOOPBACK)) lo = true;
+    }
+  }
+  CHECK(lo);
+  // Taking the loopback down needs CAP_NET_ADMIN, which the box has not.
+  ask.h.nlmsg_type = RTM_NEWLINK;
+  ask.h.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+  ask.i.ifi_index = 1;
+  ask.i.ifi_change = IFF_UP;
+  CHECK_EQ(send(fd, &ask, sizeof ask, 0), (ssize_t)sizeof ask);
+  CHECK(recv(fd, buf, sizeof buf, 0) > (ssize_t)sizeof(nlmsghdr));
+  auto* h = (nlmsghdr*)buf;
+  CHECK_EQ(h->nlmsg_type, NLMSG_ERROR);
+  CHECK_EQ(((nlmsgerr*)NLMSG_DATA(h))->error, -EPERM);
+  FAILS(socket(AF_NETLINK, SOCK_STREAM, NETLINK_ROUTE), ESOCKTNOSUPPORT);
+  FAILS(socket(AF_NETLINK, SOCK_RAW, 31), EPROTONOSUPPORT);
 }

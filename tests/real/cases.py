@@ -142,6 +142,49 @@ asyncio.run(main())
 END
 python3 t.py
 """),
+    ("python-network", r"""
+cat >n.py <<'E'
+import asyncio, hashlib, http.server, socket, threading, urllib.request
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *a): pass
+open("page", "wb").write(bytes(range(256)) * 2000)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = "http://127.0.0.1:%d/page" % server.server_port
+def fetch(out, i): out[i] = hashlib.sha256(urllib.request.urlopen(url).read()).hexdigest()
+out = [None] * 40
+threads = [threading.Thread(target=fetch, args=(out, i)) for i in range(40)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(len(out), set(out))
+try: urllib.request.urlopen(url + "no")
+except Exception as e: print(e)
+async def main():
+    async def serve(r, w):
+        while line := await r.readline(): w.write(line.upper()); await w.drain()
+        w.close()
+    s = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = s.sockets[0].getsockname()[1]
+    async def client(i):
+        r, w = await asyncio.open_connection("127.0.0.1", port)
+        got = 0
+        for k in range(50):
+            w.write(b"client %d line %d\n" % (i, k)); got += len(await r.readline())
+        w.close(); return got
+    print(sum(await asyncio.gather(*(client(i) for i in range(30)))))
+    loop = asyncio.get_running_loop()
+    class Echo(asyncio.DatagramProtocol):
+        def connection_made(self, t): self.t = t
+        def datagram_received(self, d, a): self.t.sendto(d[::-1], a)
+    t, _ = await loop.create_datagram_endpoint(Echo, ("127.0.0.1", 0))
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.setblocking(False)
+    u.connect(t.get_extra_info("sockname")); u.send(b"abc"); print(await loop.sock_recv(u, 9))
+asyncio.run(main())
+try: socket.create_connection(("127.0.0.1", 1))
+except OSError as e: print(e)
+print(socket.getaddrinfo("localhost", 80, socket.AF_INET, socket.SOCK_STREAM), [n for _, n in socket.if_nameindex()])
+E
+python3 n.py
+"""),
     ("python-sqlite3", r"""
 python3 -c '
 import sqlite3

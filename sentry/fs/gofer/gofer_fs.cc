@@ -155,7 +155,7 @@ void GoferFs::flush_forgotten(size_t least) {
 }
 
 Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view kind) {
-  for (u32 i = 0; i < static_cast<u32>(wire::ProcKind::kCount); ++i) {
+  for (u32 i = 0; i < wire::kProcKinds; ++i) {
     if (kind != wire::kProcNames[i]) continue;
     wire::HostProcRequest m;
     m.pid = static_cast<u32>(pid);

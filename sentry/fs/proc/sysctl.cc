@@ -235,37 +235,4 @@ void add_sysctls(StaticDir& sys) {
   }
 }
 
-void add_net_files(StaticDir& net) {
-  net.constant(
-      "dev",
-      "Inter-|   Receive                                                |  Transmit\n"
-      " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls "
-      "carrier compressed\n");
-  constexpr char kInet[] =
-      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
-  constexpr char kInet6[] =
-      "  sl  local_address                         remote_address                        st tx_queue rx_queue tr "
-      "tm->when retrnsmt   uid  timeout inode\n";
-  net.constant("tcp", kInet);
-  net.constant("udp", kInet);
-  net.constant("raw", kInet);
-  net.constant("tcp6", kInet6);
-  net.constant("udp6", kInet6);
-  net.constant("raw6", kInet6);
-  net.constant("unix", "Num       RefCount Protocol Flags    Type St Inode Path\n");
-  net.constant("packet", "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n");
-  net.constant("netlink", "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
-  net.constant("route", "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n");
-  net.constant("arp", "IP address       HW type     Flags       HW address            Mask     Device\n");
-  net.constant("if_inet6", "");
-  net.constant("ipv6_route", "");
-  net.constant("igmp", "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n");
-  net.constant("protocols", "");
-  net.constant("sockstat", "sockets: used 0\n");
-  net.constant("sockstat6", "");
-  net.constant("snmp", "");
-  net.constant("netstat", "");
-  net.constant("wireless", "");
-}
-
 }  // namespace sbx::fs::proc

@@ -366,11 +366,11 @@ TEST_F(GoferTest, SmallOnes) {
   EXPECT_EQ(error_of(y), Errno::kNone);
   HostProcRequest p;
   p.pid = static_cast<u32>(getpid());
-  p.kind = static_cast<u32>(ProcKind::kStat);
+  p.kind = 4;
   auto text = call(p);
   ASSERT_TRUE(text) << errno_name(text.error());
   EXPECT_NE(text->text.find("unit_gofer"), std::string::npos);
-  p.kind = static_cast<u32>(ProcKind::kCount);
+  p.kind = kProcKinds;
   EXPECT_EQ(error_of(p), Errno::kInval);
   NodeId d = dir_of(roots_[0], "d");
   ForgetRequest g;
