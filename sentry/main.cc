@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -101,6 +102,12 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   kernel.boot_time_ns = fiber::now_ns();
   kernel.dispatch = &syscalls::dispatch;
   kernel.uts = make_ref<task::UtsNamespace>();
+  // Not given: what the uts namespace has that the sentry is in, the host's or a copy of it.
+  utsname host{};
+  if (uname(&host) == 0) {
+    kernel.uts->hostname = host.nodename;
+    kernel.uts->domainname = host.domainname;
+  }
   if (!config.hostname.empty()) kernel.uts->hostname = config.hostname;
   if (!config.domainname.empty()) kernel.uts->domainname = config.domainname;
   for (const auto& [name, value] : config.sysctls) kernel.sysctls[name] = value;

@@ -4,6 +4,7 @@
 #include <linux/seccomp.h>
 #include <seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -62,6 +63,7 @@ std::vector<FilterRow> make_rows() {
   add_values(SYS_getrusage, "getrusage", 0, {0, 1});
   // What the kernel itself puts in rax when a stopped or frozen sleeper goes on.
   add(SYS_restart_syscall, "restart_syscall");
+  add(SYS_prctl, "prctl", {equals(0, PR_SET_NAME)});
   // The stub's own signal handling and tidiness.
   add(SYS_rt_sigreturn, "rt_sigreturn");
   add(SYS_rt_sigprocmask, "rt_sigprocmask");

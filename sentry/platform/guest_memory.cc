@@ -228,7 +228,9 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
     memcpy(window + used, data.bytes.data(), data.bytes.size());
     used += data.bytes.size();
   }
-  s.image = {static_cast<u32>(image.segments.size()), copies, image.entry, image.sp, image.brk_start, image.mmap_top};
+  s.image = {
+      static_cast<u32>(image.segments.size()), copies, image.entry, image.sp, image.brk_start, image.mmap_top, {}};
+  image.name.copy(s.image.name, sizeof(s.image.name) - 1);
   fresh->waiter = fiber::current();
   fresh->answered = false;
   fresh->reply(Command::kLoadImage);

@@ -96,6 +96,7 @@ struct CopyOp {
 struct SlotImage {
   u32 maps, copies;  // MapOp[maps] then CopyOp[copies] at the window's start
   u64 entry, sp, brk_start, mmap_top;
+  char name[16];  // the host's name of the process (comm)
 };
 
 struct SlotIdentity {

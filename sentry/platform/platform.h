@@ -101,8 +101,9 @@ struct ExecImage {
   std::vector<ImageSegment> segments;
   std::vector<ImageData> data;
   u64 entry, sp;
-  u64 brk_start;  // page aligned start of the heap
-  u64 mmap_top;   // where the host is to look for free areas from (hint, may be 0)
+  u64 brk_start;     // page aligned start of the heap
+  std::string name;  // how the host's administrator sees the process (comm)
+  u64 mmap_top;      // where the host is to look for free areas from (hint, may be 0)
 };
 
 struct MmapRequest {

@@ -133,7 +133,11 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
     vfs::Path interpreter = TRY(vfs::resolve(task.walk_context(), name));
     return open_program(*task.creds, interpreter);
   };
+  // `docker top` and the host's ps show it: the beginning of the command line tells more than a bare name.
+  std::string shown;
+  for (const std::string& arg : request.argv) shown += (shown.empty() ? base_name(arg) : " " + arg);
   out.program = TRY(loader::load_elf(request));
+  out.program.image.name = shown.substr(0, 15);
   return out;
 }
 

@@ -4,6 +4,8 @@
 namespace sbx::platform::stub {
 namespace {
 
+constexpr u64 kPrSetName = 15;
+
 void unmap(u64 begin, u64 end) {
   if (begin < end) sys6(kNrMunmap, begin, end - begin);
 }
@@ -33,6 +35,7 @@ void load_image(Slot& slot) {
     if (!copy_out(copy[i].addr, window(slot) + copy[i].offset, copy[i].length)) result = -kEfault;
   }
   sys6(kNrCloseRange, 0, ~0u, 0);
+  sys6(kNrPrctl, kPrSetName, reinterpret_cast<u64>(slot.image.name));
   process().brk_start = process().brk_end = slot.image.brk_start;
   slot.brk_start = slot.brk_end = slot.image.brk_start;
   process().mmap_top = slot.image.mmap_top;
