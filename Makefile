@@ -27,6 +27,7 @@ soak: build
 	@scripts/install-deps run test
 	@tests/robust/kill_test.py --sbx $(BUILD)/sbx --rounds 200
 	@tests/robust/limits_test.py --sbx $(BUILD)/sbx --seconds 60
+	@tests/robust/hostile_test.py --sbx $(BUILD)/sbx --guest $(BUILD)/tests/robust/hostile_guest --seconds 60
 
 # What a machine can see in the source: rooms, headers, format, TRY, documents. Also part of `make test`.
 check:

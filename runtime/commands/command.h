@@ -76,6 +76,8 @@ HostResult<int> resume(Globals&, const Arguments&);
 HostResult<int> update(Globals&, const Arguments&);
 HostResult<int> events(Globals&, const Arguments&);
 HostResult<int> do_command(Globals&, const Arguments&);
+HostResult<int> install(Globals&, const Arguments&);
+HostResult<int> uninstall(Globals&, const Arguments&);
 HostResult<int> features(Globals&, const Arguments&);
 HostResult<int> version(Globals&, const Arguments&);
 HostResult<int> syscalls(Globals&, const Arguments&);

@@ -261,6 +261,8 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   }
   fresh->role = Role::kGuest;
   lost_ = false;
+  next_area_ = nullptr;
+  next_fd_ = -1;
   entry_ready_ = false;
   take_host(std::move(fresh));
   host_->process->last_index = host_->index;

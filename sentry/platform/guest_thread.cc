@@ -164,6 +164,25 @@ void GuestThreadImpl::resume_exit() {
   platform_.forget(*host_);
 }
 
+Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
+  if (kind != CloneRequest::Kind::kFork || next_fd_ >= 0) return {};
+  RefPtr<SlotArea> area = SlotArea::make();
+  if (!area) return Errno::kAgain;
+  // The stub may have been interrupted in its doorbell; it rings again at once.
+  for (int tries = 0; tries < 1000; ++tries) {
+    if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) return Errno::kAgain;
+    int fd = platform_.add_fd(host_->notif, area->memfd());
+    if (fd >= 0) {
+      next_area_ = area;
+      next_fd_ = fd;
+      return {};
+    }
+    if (fd != -ENOENT) break;
+    fiber::park_until(fiber::now_ns() + kMs);
+  }
+  return Errno::kAgain;
+}
+
 void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& child_thread) {
   auto& child = static_cast<GuestThreadImpl&>(child_thread);
   auto fail = [&](Errno e) {
@@ -179,11 +198,10 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   RefPtr<Process> process = host_->process;
   u32 index = host_->index;
   if (fork) {
-    RefPtr<SlotArea> area = SlotArea::make();
-    if (!area) return fail(Errno::kAgain);
-    area->take(index);
+    if (next_fd_ < 0) return fail(Errno::kAgain);
+    next_area_->take(index);
     process = make_ref<Process>(platform_);
-    process->area = area;
+    process->area = std::move(next_area_);
   } else {
     int slot = process->area->take();
     if (slot < 0) return fail(Errno::kAgain);
@@ -220,18 +238,8 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   SlotClone& c = mine.clone;
   c.fd = -1;
   if (fork) {
-    int fd = -ENOENT;
-    // The stub may have been interrupted in its doorbell; it rings again at once.
-    for (int tries = 0; tries < 1000; ++tries) {
-      fd = platform_.add_fd(host_->notif, process->area->memfd());
-      if (fd != -ENOENT || lost_ || host_->process->dead) break;
-      fiber::park_until(fiber::now_ns() + kMs);
-    }
-    if (fd < 0) {
-      child.host_.reset();
-      return fail(Errno::kAgain);
-    }
-    c.fd = fd;
+    c.fd = next_fd_;  // the stub closes it when it has forked
+    next_fd_ = -1;
   }
   c.kind =
       fork ? CloneKind::kFork : (request.kind == CloneRequest::Kind::kVfork ? CloneKind::kVfork : CloneKind::kThread);
@@ -245,11 +253,6 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   c.clear_tid_ptr = request.clear_tid_ptr;
   c.guest_tid = request.guest_tid;
   c.child_tid_value = request.child_tid_value;
-  // Died while the descriptor was handed over: nobody makes the child.
-  if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) {
-    child.lost();
-    return;
-  }
   finish(Command::kClone, 0);
 }
 

@@ -120,6 +120,7 @@ class GuestThreadImpl final : public GuestThread {
   void resume(i64 ret) override;
   void resume_continue() override;
   void resume_signal(i64 ret, bool restart, const SignalDelivery& delivery) override;
+  Result<void> prepare_clone(CloneRequest::Kind kind) override;
   void resume_clone(const CloneRequest& request, GuestThread& child) override;
   void resume_exit() override;
   void resume_mmap(const MmapRequest& request) override;
@@ -170,6 +171,9 @@ class GuestThreadImpl final : public GuestThread {
   u64 probed_begin_ = 0, probed_end_ = 0;  // the stub can write there
   u32 out_used_ = 0, out_count_ = 0;
   CopyOp out_[kMaxCopyOut]{};
+  // For the next fork: the child's slots, and their descriptor in the stub's table.
+  RefPtr<SlotArea> next_area_;
+  int next_fd_ = -1;
   Identity identity_{};
   u64 mask_ = 0, pending_ = 0;
   StubUsage usage_{};

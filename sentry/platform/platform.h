@@ -140,9 +140,12 @@ class GuestThread {
   // re-executes the syscall (rax = nr, rip at the syscall instruction). After kSignalCheck with interrupted_native:
   // restart says whether the native call is to be restarted after the handler or answers EINTR.
   virtual void resume_signal(i64 ret, bool restart, const SignalDelivery& delivery) = 0;
-  // The parent's stub makes `child` by a native clone. On success the parent's guest gets request.guest_tid without
-  // entering the sentry again; on failure the child gets kLost and the parent's guest the host's errno.
-  // Only after an entry with can_clone() (it came by doorbell); the platform arranges that for clone, fork and vfork.
+  // Before a clone, and before anybody can name the child: what resume_clone needs of the host. May park. kAgain.
+  virtual Result<void> prepare_clone(CloneRequest::Kind kind) = 0;
+  // The parent's stub makes `child` by a native clone; never parks. On success the parent's guest gets
+  // request.guest_tid without entering the sentry again; on failure the child gets kLost and the parent's guest the
+  // host's errno. Only after an entry with can_clone() (it came by doorbell); the platform arranges that for clone,
+  // fork and vfork.
   virtual void resume_clone(const CloneRequest& request, GuestThread& child) = 0;
   // Ends this host thread only (exit of one thread of several).
   virtual void resume_exit() = 0;

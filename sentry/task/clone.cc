@@ -56,6 +56,10 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   TRY(check_flags(task, args));
   const u64 f = args.flags;
   if (too_many_tasks(task) || kernel().task_count() >= kernel().max_tasks) return Errno::kAgain;
+  const auto kind = (f & CLONE_THREAD) != 0 ? platform::CloneRequest::Kind::kThread
+                    : (f & CLONE_VM) != 0   ? platform::CloneRequest::Kind::kVfork
+                                            : platform::CloneRequest::Kind::kFork;
+  TRY(task.thread->prepare_clone(kind));
   i32 tid = TRY(kernel().allocate_pid());
   ThreadGroup& self = *task.group;
 
@@ -95,9 +99,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   child->thread->set_signal_mask(task.thread->signal_mask());
 
   platform::CloneRequest request{};
-  request.kind = (f & CLONE_THREAD) != 0 ? platform::CloneRequest::Kind::kThread
-                 : (f & CLONE_VM) != 0   ? platform::CloneRequest::Kind::kVfork
-                                         : platform::CloneRequest::Kind::kFork;
+  request.kind = kind;
   request.child_sp = args.stack;
   request.set_tls = (f & CLONE_SETTLS) != 0;
   request.tls = args.tls;

@@ -183,5 +183,18 @@ check "no leak of descriptor 3" 'clean' bash -c "exec 3</etc/passwd; $SBX --root
 check "concurrent creates of one id" '^1$' bash -c "for i in 1 2 3 4; do ($SBX --root $ROOT create -b $T/s cc1 </dev/null >/dev/null 2>&1 && echo won) & done | wc -l"
 sbx delete -f cc1; leftovers cc1
 
+# --- install
+printf '{\n  "debug": true,\n  "runtimes": {"other": {"path": "/x"}}\n}\n' >$T/daemon.json
+check "install --docker" 'runtime "sbx" is /' sbx install --docker --config $T/daemon.json
+check "install keeps the rest" '^debug,runtimes other,sbx$' jq -r '[(keys_unsorted | join(",")), (.runtimes | keys_unsorted | join(","))] | join(" ")' $T/daemon.json
+check "install twice" 'is there already' sbx install --docker --config $T/daemon.json
+check "install with arguments" 'rc=0' sbx install --docker --config $T/new/daemon.json --name sbx-debug --runtime-arg=--debug
+check "runtimeArgs" '^\["--debug"\]' jq -c '.runtimes["sbx-debug"].runtimeArgs' $T/new/daemon.json
+check uninstall 'removed' sbx uninstall --docker --config $T/daemon.json
+check "uninstall keeps the rest" '^other$' jq -r '.runtimes | keys | join(",")' $T/daemon.json
+echo '{bad' >$T/daemon.json
+check "install refuses what is not JSON" 'daemon.json is not JSON' sbx install --docker --config $T/daemon.json
+check "and leaves it" '^\{bad' cat $T/daemon.json
+
 echo "$N passed, $fails failed"
 [ $fails = 0 ]

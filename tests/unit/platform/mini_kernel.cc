@@ -267,6 +267,13 @@ bool MiniKernel::clone(std::shared_ptr<MiniTask>& task, const Entry& entry, i64&
   } else if (entry.nr == SYS_vfork) {
     flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
   }
+  const auto kind = (flags & CLONE_THREAD) ? CloneRequest::Kind::kThread
+                    : (flags & CLONE_VM)   ? CloneRequest::Kind::kVfork
+                                           : CloneRequest::Kind::kFork;
+  if (auto prepared = task->thread->prepare_clone(kind); !prepared) {
+    ret = -static_cast<i64>(prepared.error());
+    return false;
+  }
   auto child = std::make_shared<MiniTask>();
   child->tid = next_id_++;
   child->thread = platform_.new_thread();
