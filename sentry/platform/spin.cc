@@ -32,6 +32,8 @@ constexpr u64 kMicrosecond = 2500;
 constexpr u64 kSoon = 20 * kMicrosecond;
 constexpr u64 kShortCall = 5 * kMicrosecond;
 constexpr u64 kWindow = 20 * kMicrosecond;
+constexpr u64 kEarned = 2 * kMicrosecond;  // by each request
+constexpr u64 kLongestWindow = 100 * kMicrosecond;
 // The first reply of a session has to start the stub on an idle CPU.
 constexpr u64 kFirstWindow = 200 * kMicrosecond;
 constexpr u32 kLooks = 16;  // between two readings of the clock
@@ -48,7 +50,7 @@ constexpr u32 kMaxStreak = 4096;
 constexpr u32 kPoorSession = 32;
 constexpr u32 kGoodSession = 400;
 // The stub's part: PAUSE is 40 to 140 cycles; then it rings.
-constexpr u32 kStubSpins = 1000;
+constexpr u32 kStubSpins = 8000;
 constexpr size_t kMostPolled = 4;
 constexpr size_t kManyThreads = 64;
 
@@ -102,7 +104,9 @@ bool PlatformImpl::will_poll(HostThread& thread, Command command) {
       return false;
     }
     known->since = now;
-    known->window = thread.soon = thread.notif == 0 ? kWindow : kFirstWindow;
+    // What the session has spared so far pays for a longer look: to begin again costs 100 µs.
+    u64 earned = std::clamp(session_hits_ * kEarned, kWindow, kLongestWindow);
+    known->window = thread.soon = thread.notif == 0 ? earned : kFirstWindow;
     return true;
   }
   if (!wanted || thread.streak < streak_needed(now) || polled_.size() >= std::min<size_t>(kMostPolled, cpus_ - 1) ||

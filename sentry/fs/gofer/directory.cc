@@ -17,6 +17,9 @@ wire::Creation creation_of(const vfs::NewNode& node) {
   c.gid = node.gid;
   return c;
 }
+// So many are stat'ed in the time of one more round trip.
+constexpr size_t kFewEntries = 32;
+
 GoferInode& ours(vfs::Inode& inode) { return static_cast<GoferInode&>(inode); }
 }  // namespace
 
@@ -51,17 +54,19 @@ void GoferInode::drop_entries() {
   misses_ = 0;
 }
 
-Result<void> GoferInode::read_entries() {
+Result<void> GoferInode::read_entries(Read what) {
   drop_entries();
   auto fresh = std::make_unique<Entries>();
   auto listing = std::make_shared<Listing>();
   GoferFs& fs = gofer_fs();
   wire::ReadDirRequest m;
-  m.with_nodes = true;
+  m.with_nodes = what == Read::kNodes;
   for (;;) {
     auto reply = TRY(call_dir(m));
     for (wire::DirEntry& e : reply.entries) {
       m.cookie = e.cookie;
+      // A filesystem that does not tell types: only stat knows them.
+      if (e.type == DT_UNKNOWN && !m.with_nodes) return read_entries(Read::kNodes);
       Entry entry;
       entry.ino = e.ino;
       entry.type = e.type;
@@ -83,6 +88,7 @@ Result<void> GoferInode::read_entries() {
     }
     if (reply.entries.empty()) return Errno::kIo;
   }
+  fresh->with_nodes = m.with_nodes;
   fresh->listing = std::move(listing);
   if (!fs.exclusive()) fresh->read_at = fiber::now_ns();
   size_t count = fresh->by_name.size();
@@ -93,7 +99,7 @@ Result<void> GoferInode::read_entries() {
 }
 
 Result<std::shared_ptr<const Listing>> GoferInode::listing() {
-  if (!entries_fresh()) TRY(read_entries());
+  if (!entries_fresh()) TRY(read_entries(Read::kNames));
   if (!entries_->listing) {
     auto listing = std::make_shared<Listing>();
     for (auto& [name, e] : entries_->by_name) listing->entries.push_back({name, e.ino, e.type});
@@ -128,10 +134,17 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
     // 40 bytes an entry is what ext4 needs for names of ordinary length.
     ++misses_;
     bool worth = gofer_fs().exclusive() && misses_ >= 4 && u64{misses_} * 1024 >= attr_.size;
-    if (!worth || !read_entries()) return TRY(ask(name));
+    if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
   }
   auto it = entries_->by_name.find(std::string(name));
   if (it == entries_->by_name.end()) return Errno::kNoent;
+  if (!it->second.known && !entries_->with_nodes) {
+    // Listed by name, and now somebody looks at what the names mean: most likely at all of them.
+    bool worth = ++entries_->asked >= 2 || entries_->by_name.size() <= kFewEntries;
+    if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
+    it = entries_->by_name.find(std::string(name));
+    if (it == entries_->by_name.end()) return Errno::kNoent;
+  }
   const Entry& e = it->second;
   // Something with several names may have changed under another one, unless its object is alive.
   bool usable =
