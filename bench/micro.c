@@ -135,6 +135,32 @@ static void futex_pingpong(long n) {
   pthread_join(thread, NULL);
 }
 
+// What one cache line needs from one processor to another and back: below that no call that another processor serves
+// can be. It depends on where the host of a virtual machine puts the two.
+static struct {
+  _Atomic unsigned word;
+  char rest[60];
+} line __attribute__((aligned(64)));
+
+static void* line_partner(void* argument) {
+  long n = *(long*)argument;
+  for (long i = 0; i < n; i++) {
+    while (line.word != 1) __builtin_ia32_pause();
+    line.word = 0;
+  }
+  return NULL;
+}
+
+static void line_round_trip(long n) {
+  pthread_t thread;
+  start_thread(&thread, line_partner, &n);
+  for (long i = 0; i < n; i++) {
+    line.word = 1;
+    while (line.word != 0) __builtin_ia32_pause();
+  }
+  pthread_join(thread, NULL);
+}
+
 static void* nothing(void* argument) { return argument; }
 
 static void thread_join(long n) {
@@ -256,6 +282,7 @@ static const struct {
     {"mmap-touch-munmap-64k", mmap_touch},
     {"page-fault", page_fault},
     {"futex-pingpong", futex_pingpong},
+    {"line-round-trip", line_round_trip},
     {"thread-create-join", thread_join},
     {"fork-wait", fork_wait},
     {"fork-exec-wait", fork_exec},

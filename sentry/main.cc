@@ -60,10 +60,12 @@ void raise_descriptor_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+constexpr useconds_t kReapDelayUs = 1000;
+
 struct Sentry {
   control::Container container;
   std::shared_ptr<gofer::Client> gofer;
-  UniqueFd signals;
+  UniqueFd signals, child_signals;
   fiber::HostWatch signal_watch;
 };
 
@@ -75,18 +77,38 @@ void join_guest_cgroup(const BootConfig& config, i32 pid) {
   }
 }
 
-// SIGCHLD: stubs that ended. SIGWINCH: the host's terminal.
+// SIGWINCH: the host's terminal. The others are only kept from ending us.
 void on_signals(Sentry& sentry) {
   signalfd_siginfo info{};
   bool window = false;
   while (read(sentry.signals.get(), &info, sizeof(info)) == sizeof(info)) window |= info.ssi_signo == SIGWINCH;
-  for (;;) {
-    int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
-    if (pid <= 0) break;
-    task::kernel().platform->host_child_exited(pid, status);
-  }
   if (window) control::host_window_changed();
+}
+
+// Stubs that ended, on a thread of its own. Nobody waits for it: the guest's parent has heard of the end before. So it
+// takes many at once, and with SCHED_BATCH its wake-up does not take the CPU from whoever just works for the guest.
+[[noreturn]] void reap_stubs(int signals) {
+  for (;;) {
+    signalfd_siginfo info{};
+    if (read(signals, &info, sizeof(info)) < 0) continue;
+    usleep(kReapDelayUs);
+    fiber::KernelLock lock;
+    for (;;) {
+      int status = 0;
+      pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
+      if (pid <= 0) break;
+      task::kernel().platform->host_child_exited(pid, status);
+    }
+    fiber::run_ready();
+  }
+}
+
+void start_reaper(Sentry& sentry) {
+  const sched_param none{};
+  // Before the filter, which knows no change of policy: a new thread has its maker's.
+  bool batch = sched_setscheduler(0, SCHED_BATCH, &none) == 0;
+  std::thread([fd = sentry.child_signals.get()] { reap_stubs(fd); }).detach();
+  if (batch && sched_setscheduler(0, SCHED_OTHER, &none) != 0) LOG_WARNING("the reactor stays in SCHED_BATCH");
 }
 
 [[noreturn]] void finish(i32 status) {
@@ -139,10 +161,15 @@ HostResult<void> boot(Sentry& sentry) {
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t mask;
   sigemptyset(&mask);
-  for (int s : {SIGCHLD, SIGWINCH, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU}) sigaddset(&mask, s);
+  sigset_t child_mask;
+  sigemptyset(&child_mask);
+  sigaddset(&child_mask, SIGCHLD);
+  if (sigprocmask(SIG_BLOCK, &child_mask, nullptr) != 0) return Failure::from_errno("blocking signals");
+  sentry.child_signals.reset(signalfd(-1, &child_mask, SFD_CLOEXEC));
+  for (int s : {SIGWINCH, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU}) sigaddset(&mask, s);
   if (sigprocmask(SIG_BLOCK, &mask, nullptr) != 0) return Failure::from_errno("blocking signals");
   sentry.signals.reset(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!sentry.signals) return Failure::from_errno("signalfd");
+  if (!sentry.signals || !sentry.child_signals) return Failure::from_errno("signalfd");
   TRY(fiber::reactor_init());
   TRY(drop_privileges());
   platform::PlatformOptions options;
@@ -190,6 +217,7 @@ int sentry_main(int boot_fd) {
   if (auto booted = boot(*sentry); !booted) return fail(booted.error().message);
   std::thread receiver([] { task::kernel().platform->run(); });
   receiver.detach();
+  start_reaper(*sentry);
   if (auto loaded = control::load_sentry_filter(); !loaded) return fail(loaded.error().message);
   {
     fiber::KernelLock lock;

@@ -11,6 +11,8 @@ class Fiber;
 void kernel_lock();
 void kernel_unlock();
 bool kernel_locked_by_me();
+// Another thread waits for it.
+bool kernel_lock_wanted();
 
 class KernelLock {
  public:

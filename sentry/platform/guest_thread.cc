@@ -37,8 +37,9 @@ void GuestThreadImpl::on_request() {
   const Slot& s = host_->slot();
   entries.add();
   // One read of each field: the guest may change them meanwhile.
-  auto kind = static_cast<RequestKind>(__atomic_load_n(reinterpret_cast<const u32*>(&s.kind), __ATOMIC_RELAXED));
-  __atomic_store_n(&host_->slot().kick, 0, __ATOMIC_SEQ_CST);
+  auto kind = static_cast<RequestKind>(__atomic_load_n(reinterpret_cast<const u8*>(&s.kind), __ATOMIC_RELAXED));
+  // Before the reply, which is all the order it needs.
+  if (__atomic_load_n(&s.kick, __ATOMIC_RELAXED) != 0) __atomic_store_n(&host_->slot().kick, 0, __ATOMIC_RELAXED);
   kicked_ = false;
   if (kick_timer_) kick_timer_->cancel();
   Entry e{};
@@ -58,8 +59,6 @@ void GuestThreadImpl::on_request() {
     in_offset_[i] = offset;
     in_length_[i] = sane ? length : 0;
   }
-  e.ip = s.ip;
-  e.sp = s.sp;
   out_count_ = out_used_ = 0;
   switch (kind) {
     case RequestKind::kBind: e.kind = EntryKind::kStarted; break;
@@ -67,6 +66,7 @@ void GuestThreadImpl::on_request() {
     case RequestKind::kCloned: e.kind = EntryKind::kCloned; break;
     case RequestKind::kFault:
       e.kind = EntryKind::kFault;
+      e.ip = s.ip;
       e.fault = {s.fault_signo, s.fault_code, s.fault_addr, s.fault_fatal != 0};
       switch (e.fault.signo) {
         case SIGILL:
@@ -130,7 +130,7 @@ void GuestThreadImpl::finish(Command command, i64 ret) {
   bool returns = command == Command::kReturn || command == Command::kDeliver;
   if (out_count_ != 0 && !(returns && entry_.kind == EntryKind::kSyscall)) flush_writes();
   s.ret = ret;
-  s.out_count = out_count_;
+  s.out_count = static_cast<u8>(out_count_);
   for (u32 i = 0; i < out_count_; ++i) s.out[i] = out_[i];
   out_count_ = out_used_ = 0;
   host_->reply(command);
@@ -166,6 +166,14 @@ void GuestThreadImpl::resume_exit() {
 
 Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
   if (kind != CloneRequest::Kind::kFork || next_fd_ >= 0) return {};
+  if (host_) {
+    auto spare = host_->process->take_spare();
+    if (spare.area) {
+      next_area_ = std::move(spare.area);
+      next_fd_ = spare.fd;
+      return {};
+    }
+  }
   RefPtr<SlotArea> area = SlotArea::make();
   if (!area) return Errno::kAgain;
   // The stub may have been interrupted in its doorbell; it rings again at once.
@@ -202,6 +210,7 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
     next_area_->take(index);
     process = make_ref<Process>(platform_);
     process->area = std::move(next_area_);
+    host_->process->area->spread = true;
   } else {
     int slot = process->area->take();
     if (slot < 0) return fail(Errno::kAgain);
@@ -236,9 +245,9 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   child.mask_ = mine.sigmask;
   child.send_identity();
   SlotClone& c = mine.clone;
-  c.fd = -1;
+  c.fd = c.close_fd = -1;
   if (fork) {
-    c.fd = next_fd_;  // the stub closes it when it has forked
+    host_->process->lend(process->area, next_fd_, c);
     next_fd_ = -1;
   }
   c.kind =

@@ -1,6 +1,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -45,6 +46,18 @@ int SlotArea::take() {
   return -1;
 }
 
+void SlotArea::recycle() {
+  used_.clear();
+  next_ = 0;
+}
+
+bool SlotArea::free_again() const {
+  constexpr blkcnt_t kMostBlocks = 2 * kSlotBytes / 512;
+  if (ref_count() != 1 || spread) return false;
+  struct stat s {};
+  return fstat(memfd_.get(), &s) == 0 && s.st_blocks <= kMostBlocks;
+}
+
 // ---- host processes ----
 
 Process::~Process() {
@@ -52,12 +65,44 @@ Process::~Process() {
   if (host_pid_ != 0) {
     auto it = platform.by_pid.find(host_pid_);
     if (it != platform.by_pid.end() && it->second == this) platform.by_pid.erase(it);
+    if (!reaped) platform.unreaped[host_pid_] = area;
+  } else if (area) {
+    area->spread = true;  // it may yet come up
   }
+}
+
+Process::Lent Process::take_spare() {
+  for (auto it = lent.begin(); it != lent.end(); ++it) {
+    if (!it->area || it->area->ref_count() != 1) continue;
+    if (!it->area->free_again()) {
+      it->area = nullptr;
+      continue;
+    }
+    Lent found = std::move(*it);
+    lent.erase(it);
+    found.area->recycle();
+    return found;
+  }
+  return {nullptr, -1};
+}
+
+void Process::lend(RefPtr<SlotArea> child, int fd, SlotClone& request) {
+  constexpr size_t kMostLent = 8;
+  request.close_fd = -1;
+  auto useless = std::find_if(lent.begin(), lent.end(), [](const Lent& l) { return !l.area; });
+  if (useless != lent.end()) {
+    request.close_fd = useless->fd;
+    lent.erase(useless);
+  }
+  request.fd = fd;
+  request.keep_fd = lent.size() < kMostLent;
+  if (request.keep_fd != 0) lent.push_back({std::move(child), fd});
 }
 
 void Process::kill() {
   if (dead) return;
   dead = true;
+  if (host_pid_ != 0 && !reaped && threads.size() <= 1) platform.die_apart(host_pid_);
   if (host_pid_ != 0 && !reaped && ::kill(host_pid_, SIGKILL) != 0 && errno != ESRCH) {
     LOG_WARNING("killing host process %d: %s", host_pid_, errno_text(last_errno()));
   }
@@ -94,7 +139,7 @@ void HostThread::reply(Command command) {
   s.command = command;
   where = Where::kNative;
   bool polls = platform.will_poll(*this, command);
-  __atomic_store_n(&s.state, kStateReply, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&s.state, kStateReply, __ATOMIC_RELEASE);
   if (notif != 0) {
     u64 id = notif;
     notif = 0;

@@ -35,6 +35,14 @@ class SlotArea : public RefCounted {
   int take();
   void take(u32 index) { next_ = next_ <= index ? index + 1 : next_; }
   void give_back(u32 index) { used_.push_back(index); }
+  // For another process, when those it was for are gone.
+  void recycle();
+  // Whether it may serve another process that its parent forks: nobody else refers to it, and nobody else can have it
+  // mapped or open. What it takes of memory must not grow from use to use.
+  bool free_again() const;
+
+  // A process that used it has forked: if hostile, its child kept the mapping.
+  bool spread = false;
 
  private:
   UniqueFd memfd_;
@@ -60,6 +68,18 @@ class Process : public AddressSpace {
   bool reaped = false;
   u32 last_index = 0;  // slot whose break mirror is looked at
   std::vector<struct HostThread*> threads;
+
+  // The areas of children it forked, open in its descriptor table. To make one and to put its descriptor there costs a
+  // quarter of a fork.
+  struct Lent {
+    RefPtr<SlotArea> area;  // null: of no more use, the descriptor is to be closed
+    int fd;
+  };
+  std::vector<Lent> lent;
+  // One whose processes have all ended; area is null if there is none.
+  Lent take_spare();
+  // Fills in the descriptors of a clone request for a child with this area.
+  void lend(RefPtr<SlotArea> area, int fd, SlotClone& request);
 };
 
 // This host thread is the one that receives requests.
@@ -141,8 +161,8 @@ class GuestThreadImpl final : public GuestThread {
   i32 host_tid() const override { return host_ ? host_->tid : 0; }
   RefPtr<AddressSpace> address_space() const override;
   StubUsage usage() const override;
-  u64 last_ip() const override { return entry_.ip; }
-  u64 last_sp() const override { return entry_.sp; }
+  u64 last_ip() const override { return host_ ? __atomic_load_n(&host_->slot().ip, __ATOMIC_RELAXED) : 0; }
+  u64 last_sp() const override { return host_ ? __atomic_load_n(&host_->slot().sp, __ATOMIC_RELAXED) : 0; }
 
   // From the receiver: a request of the host thread.
   void on_request();
@@ -221,12 +241,16 @@ class PlatformImpl final : public Platform {
   // How the next answer wakes its stub: on another CPU than this one, or on this one, which is about to be free.
   void wake_apart(HostThread& thread);
   void wake_here();
+  // Before host process `pid` is killed.
+  void die_apart(i32 pid);
   void stop_polling(const HostThread& thread);
 
   const PlatformOptions options;
   std::unordered_map<i32, HostThread*> by_tid;
   std::unordered_map<u64, HostThread*> by_cookie;  // unbound
   std::unordered_map<i32, Process*> by_pid;
+  // Of processes nobody refers to any more, until the host's process ended.
+  std::unordered_map<i32, RefPtr<SlotArea>> unreaped;
   u32 host_threads = 0;
 
  private:
@@ -241,6 +265,10 @@ class PlatformImpl final : public Platform {
   // Tier 1 (spin.cc): with the kernel lock held, by the receiver; drops it while it looks.
   void note_request(HostThread& thread);
   void poll_slots();
+  bool somebody_rings() const;
+  void answer_bell();
+  // A polled slot with a request.
+  Slot* look() const;
   void serve_polled(Slot& slot);
   void end_polling();
   void end_apart(HostThread& thread);
@@ -283,6 +311,7 @@ class PlatformImpl final : public Platform {
   u32 cpus_ = 0;  // in cpu_set_; 0: not counted yet
   u32 streak_needed_ = 0;
   u64 missed_at_ = 0;
+  u64 bell_at_ = 0;  // cycles: when to ask for doorbells although polled threads call all the time
   u32 session_hits_ = 0;
   u64 no_polling_before_ = 0;
   u64 back_off_ = 0;

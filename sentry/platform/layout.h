@@ -36,7 +36,7 @@ constexpr int kKickSignal = 10;  // host signal that makes a thread look at Slot
 // Slot::state. Stub: kNative -> kRequest, kReply -> kNative. Sentry: kRequest -> kClaimed -> kReply.
 enum SlotState : u32 { kStateNative = 0, kStateRequest = 1, kStateClaimed = 2, kStateReply = 3, kStateGone = 4 };
 
-enum class RequestKind : u32 {
+enum class RequestKind : u8 {
   kBind = 0,  // first request of a host thread: args[0] of the doorbell is the cookie
   kSyscall = 1,
   kSignalCheck = 2,
@@ -47,7 +47,7 @@ enum class RequestKind : u32 {
   kCloned = 7,       // the vfork child exists
 };
 
-enum class Command : u32 {
+enum class Command : u8 {
   kNone = 0,
   kReturn = 1,  // ret
   kContinue = 2,
@@ -72,8 +72,10 @@ enum class CloneKind : u32 { kThread = 0, kFork = 1, kVfork = 2 };
 
 struct SlotClone {
   CloneKind kind;
-  u32 index;  // slot of the child: a new one for threads and vfork, unused for fork
-  i32 fd;     // slot memfd of the child (fork)
+  u32 index;     // slot of the child: a new one for threads and vfork, unused for fork
+  i32 fd;        // slot memfd of the child (fork, zygote)
+  u32 keep_fd;   // the parent leaves it open: for another child, when this one is gone
+  i32 close_fd;  // one left open that serves no more; -1
   u32 set_tls;
   u64 cookie;
   u64 child_sp, tls, parent_tid_ptr, child_tid_ptr, clear_tid_ptr;
@@ -122,25 +124,32 @@ struct RobustList {
 static_assert(kMaxSlots * sizeof(RobustList) <= kWindowBytes);
 
 struct alignas(64) Slot {
-  // What a call without buffers touches, both ways, fills two cache lines: with a spinning stub the time of a call is
-  // the time these lines take between two CPUs.
+  // One cache line holds a call without buffers, both ways: with a spinning stub the time of a call is the time that
+  // lines take between two CPUs, 40 to 350 ns each. Nothing else that either side writes in the course of it lies here.
   u32 state;
-  u32 polled;          // sentry: a thread looks at `state` right now, spinning is worth while
-  u32 kick;            // sentry: come in
-  u32 native_blocked;  // stub: inside a native call that may sleep
   RequestKind kind;
-  u32 nr;
-  u32 in_mask;      // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written
   Command command;  // reply
-  i64 ret;          // reply
-  u32 out_count;    // reply: entries of `out`
-  u32 patched;      // came by a patched site
-  u64 ip, sp;
+  u8 out_count;     // reply: entries of `out`
+  u8 spare;
+  u32 nr;
+  u16 in_mask;  // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written
+  u16 spare2;
+  union {
+    u64 args[6];
+    i64 ret;  // reply
+  };
 
-  u64 args[6];
-  u64 cookie;
+  // The stub's; the sentry looks here seldom.
+  u64 ip, sp;
+  u32 native_blocked;    // inside a native call that may sleep
   u32 native_child_tid;  // the kernel stores the child's host tid here (CLONE_PARENT_SETTID)
+  u64 cookie;            // sentry
   u32 listener;          // template only: listener descriptor plus one
+
+  // Read by both with each call, written seldom.
+  alignas(64) u32 polled;  // sentry: a thread looks at `state` right now, spinning is worth while
+  u32 kick;                // sentry: come in
+  u32 spin_budget;         // sentry: how many polls of `state` a spinning stub may make
 
   // Request, the rest.
   u32 interrupted_native;
@@ -164,8 +173,7 @@ struct alignas(64) Slot {
   u32 report_all;  // sentry: do not answer identity calls in the stub
   u64 pending;     // sentry: mirror of the pending signals
   SlotIdentity identity;
-  u32 spin_budget;  // sentry: how many polls of `state` a spinning stub may make
-  u32 patch_off;    // sentry: never patch
+  u32 patch_off;  // sentry: never patch
   SlotUsage usage;
   SlotCounters counters;
   u64 brk_start, brk_end;  // stub: mirror of the process's break
@@ -173,7 +181,8 @@ struct alignas(64) Slot {
   u32 leave;               // sentry: not 0: walk the `leave` - 1 robust lists in the window, then end the process
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
-static_assert(__builtin_offsetof(Slot, args) == 64 && __builtin_offsetof(Slot, interrupted_native) == 128);
+static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);
+static_assert(__builtin_offsetof(Slot, kick) == 132);  // KICK in stub/entry.S
 
 // First bytes of the blob.
 struct BlobHeader {

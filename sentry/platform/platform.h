@@ -45,8 +45,7 @@ struct Entry {
   EntryKind kind;
   u32 nr;  // syscall number (32 bits as the guest's eax gave it)
   u64 args[6];
-  u64 ip;  // address after the guest's syscall instruction, or of the fault
-  u64 sp;
+  u64 ip;  // faults: where
   Fault fault;
   // kSignalCheck that interrupted a native blocking call (futex, nanosleep): the stub restarts the call if no handler
   // runs, and EINTR or restart (SA_RESTART) otherwise, as resume_signal says.

@@ -36,7 +36,9 @@ constexpr u64 kEarned = 2 * kMicrosecond;  // by each request
 constexpr u64 kLongestWindow = 100 * kMicrosecond;
 // The first reply of a session has to start the stub on an idle CPU.
 constexpr u64 kFirstWindow = 200 * kMicrosecond;
-constexpr u32 kLooks = 16;  // between two readings of the clock
+constexpr u32 kLooks = 16;       // between two readings of the clock
+constexpr u32 kShortLooks = 24;  // with the lock held: up to 1 µs
+constexpr u64 kBusyBellInterval = 15 * kMicrosecond;
 constexpr u64 kBellInterval = 3 * kMicrosecond;
 // Two looks are never that far apart, unless the host's scheduler stepped in between.
 constexpr u64 kPreempted = 50 * kMicrosecond;
@@ -152,6 +154,18 @@ void PlatformImpl::wake_apart(HostThread& thread) {
   if (CPU_COUNT(&set) != 0 && sched_setaffinity(thread.tid, sizeof(set), &set) == 0) thread.kept_off = cpu;
 }
 
+// To take its memory down occupies a CPU for 40 µs and more. On ours, who waited for its end would wait for that too;
+// and as it was just handed over to us on this CPU, here is where the scheduler would wake it.
+void PlatformImpl::die_apart(i32 pid) {
+  if (cpus_ < 2 || !cpus_are_free()) return;
+  cpu_set_t others = cpu_set_;
+  int cpu = sched_getcpu();
+  if (cpu < 0) return;
+  CPU_CLR(cpu, &others);
+  // In vain: then it ends here.
+  (void)sched_setaffinity(pid, sizeof(others), &others);
+}
+
 void PlatformImpl::end_apart(HostThread& thread) {
   cpu_set_t set;
   if (sched_getaffinity(thread.tid, sizeof(set), &set) == 0) {
@@ -165,14 +179,13 @@ void PlatformImpl::serve_polled(Slot& slot) {
   auto it = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
   if (it == polled_.end()) return;
   HostThread* thread = it->thread;
-  u32 expected = kStateRequest;
   if (thread == nullptr || thread->where != Where::kNative) {
     polled_.erase(it);
     return;
   }
-  if (!__atomic_compare_exchange_n(&slot.state, &expected, kStateClaimed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-    return;
-  }
+  // The stub waits and leaves it alone; one that does not harms itself only.
+  if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) != kStateRequest) return;
+  __atomic_store_n(&slot.state, kStateClaimed, __ATOMIC_RELAXED);
   polled_requests.add();
   ++session_hits_;
   thread->where = Where::kSentry;
@@ -208,29 +221,71 @@ void PlatformImpl::end_polling() {
   set_sync_wake(true);
 }
 
+bool PlatformImpl::somebody_rings() const {
+  pollfd listener{listener_.get(), POLLIN, 0};
+  return ::poll(&listener, 1, 0) > 0;
+}
+
+void PlatformImpl::answer_bell() {
+  Notification n{};
+  if (!somebody_rings() || !receive(n)) return;
+  handle(n);
+  fiber::run_ready();
+}
+
+Slot* PlatformImpl::look() const {
+  for (const Polled& p : polled_) {
+    if (__atomic_load_n(&p.slot->state, __ATOMIC_ACQUIRE) == kStateRequest) return p.slot;
+  }
+  return nullptr;
+}
+
 void PlatformImpl::poll_slots() {
   if (polled_.empty() || !i_receive()) return;
   while (!polled_.empty() && !stopping_.load(std::memory_order_acquire)) {
-    fiber::kernel_unlock();
+    // Calls that follow each other at once must not keep the others out.
+    u64 replied = 0;
+    for (const Polled& p : polled_) replied = std::max(replied, p.since);
+    if (replied >= bell_at_) {
+      answer_bell();
+      bell_at_ = replied + kBusyBellInterval;
+      if (!i_receive()) return;
+      continue;
+    }
     Slot* found = nullptr;
+    for (u32 looks = 0; looks < kShortLooks && !fiber::kernel_lock_wanted(); ++looks) {
+      if ((found = look()) != nullptr) break;
+      _mm_pause();
+    }
+    if (found != nullptr) {
+      serve_polled(*found);
+      if (!i_receive()) return;
+      continue;
+    }
+    fiber::kernel_unlock();
     bool bell = false, expired = false, preempted = false;
     u64 last = cycles(), bell_at = last + kBellInterval;
     while (found == nullptr && !bell && !expired && !preempted) {
       for (u32 looks = 0; found == nullptr && looks < kLooks; ++looks) {
-        for (const Polled& p : polled_) {
-          if (__atomic_load_n(&p.slot->state, __ATOMIC_ACQUIRE) == kStateRequest) found = p.slot;
-        }
+        found = look();
         _mm_pause();
       }
-      if (found != nullptr) break;
+      if (found != nullptr) {
+        // What the stub wrote comes from its CPU's cache: all of it at once, while we take the lock.
+        const auto* at = reinterpret_cast<const u8*>(found);
+        __builtin_prefetch(at + 64);
+        __builtin_prefetch(at + 128);
+        __builtin_prefetch(at + 192);
+        __builtin_prefetch(at + kSlotHeaderBytes);
+        break;
+      }
       u64 now = cycles();
       preempted = now - last > kPreempted;
       last = now;
       for (const Polled& p : polled_) expired |= now - p.since > p.window;
       if (now >= bell_at) {
         bell_at = now + kBellInterval;
-        pollfd listener{listener_.get(), POLLIN, 0};
-        bell = ::poll(&listener, 1, 0) > 0;
+        bell = somebody_rings();
       }
     }
     fiber::kernel_lock();
@@ -242,9 +297,7 @@ void PlatformImpl::poll_slots() {
     if (found != nullptr) {
       serve_polled(*found);
     } else if (bell) {
-      Notification n{};
-      if (receive(n)) handle(n);
-      fiber::run_ready();
+      answer_bell();
     }
     if (!i_receive()) return;  // a fiber blocked in the host: another worker receives now, and polls its own threads
     if (preempted) break;

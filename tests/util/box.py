@@ -34,7 +34,8 @@ def private_mounts():
 
 def cached_rootfs():
     """The clean Debian tree, made on first use. Never written to."""
-    return subprocess.check_output([os.path.join(REPO, "scripts/make-rootfs")], text=True).strip().splitlines()[-1]
+    printed = subprocess.check_output([os.path.join(REPO, "scripts/make-rootfs")], text=True)
+    return os.path.realpath(printed.strip().splitlines()[-1])  # runc takes no symbolic link
 
 
 class WorkRoot:

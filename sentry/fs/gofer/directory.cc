@@ -99,7 +99,10 @@ Result<void> GoferInode::read_entries(Read what) {
 }
 
 Result<std::shared_ptr<const Listing>> GoferInode::listing() {
-  if (!entries_fresh()) TRY(read_entries(Read::kNames));
+  auto use = std::make_shared<ListingUse>();
+  bool whole = gofer_fs().expects_lookups(use);
+  if (!entries_fresh()) TRY(read_entries(whole ? Read::kNodes : Read::kNames));
+  entries_->use = std::move(use);
   if (!entries_->listing) {
     auto listing = std::make_shared<Listing>();
     for (auto& [name, e] : entries_->by_name) listing->entries.push_back({name, e.ino, e.type});
@@ -138,10 +141,13 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
   }
   auto it = entries_->by_name.find(std::string(name));
   if (it == entries_->by_name.end()) return Errno::kNoent;
+  if (entries_->use && it->second.type != DT_DIR) ++entries_->use->lookups;
   if (!it->second.known && !entries_->with_nodes) {
+    auto use = entries_->use;
     // Listed by name, and now somebody looks at what the names mean: most likely at all of them.
     bool worth = ++entries_->asked >= 2 || entries_->by_name.size() <= kFewEntries;
     if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
+    entries_->use = std::move(use);
     it = entries_->by_name.find(std::string(name));
     if (it == entries_->by_name.end()) return Errno::kNoent;
   }

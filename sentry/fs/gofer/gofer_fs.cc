@@ -134,6 +134,12 @@ void GoferFs::shrink_descriptors(size_t keep) {
   while (kept_.size() > keep) kept_.back()->close_kept();
 }
 
+bool GoferFs::expects_lookups(std::shared_ptr<ListingUse> use) {
+  bool expected = last_listing_ && last_listing_->lookups >= 2;
+  last_listing_ = std::move(use);
+  return expected;
+}
+
 void GoferFs::directory_cached(GoferInode& dir, size_t entries) {
   cached_dirs_.push_front(&dir);
   cached_entries_ += entries;

@@ -21,6 +21,7 @@ namespace sbx::fs::gofer {
 namespace wire = ::sbx::gofer;
 
 class GoferInode;
+struct ListingUse;
 
 class GoferFs final : public vfs::FileSystem {
  public:
@@ -69,6 +70,9 @@ class GoferFs final : public vfs::FileSystem {
   void directory_dropped(std::list<GoferInode*>::iterator at, size_t entries);
   std::list<GoferInode*>::iterator newest_directory() { return cached_dirs_.begin(); }
 
+  // A directory is about to be listed: whether its entries will be looked at too, to judge by the last one listed.
+  bool expects_lookups(std::shared_ptr<ListingUse> use);
+
   // The gofer need not remember `node` any more; told in batches.
   void forget_node(wire::NodeId node) { forgotten_.insert(node); }
   void remember_node(wire::NodeId node) { forgotten_.erase(node); }
@@ -85,6 +89,7 @@ class GoferFs final : public vfs::FileSystem {
   const char* type_name_ = "gofer";
   std::string source_;
   bool read_only_ = false, exclusive_ = false;
+  std::shared_ptr<ListingUse> last_listing_;
   wire::NodeId root_node_ = wire::kNoNode;
   std::map<std::pair<u64, u64>, GoferInode*> inodes_;  // by host device and inode number
   std::map<u64, u64> devices_;

@@ -20,6 +20,11 @@ struct Listing {
   std::vector<Entry> entries;
 };
 
+// What somebody did with a listing: looked at some of the files, or only at their names and types.
+struct ListingUse {
+  u32 lookups = 0;
+};
+
 class GoferInode final : public vfs::Inode {
  public:
   GoferInode(GoferFs& fs, const wire::Node& node);
@@ -84,6 +89,7 @@ class GoferInode final : public vfs::Inode {
     std::shared_ptr<const Listing> listing;
     bool with_nodes = false;  // else few are known: those asked for since
     u32 asked = 0;
+    std::shared_ptr<ListingUse> use;
     u64 read_at = 0;
     std::list<GoferInode*>::iterator in_fs;
   };

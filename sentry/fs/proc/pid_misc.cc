@@ -145,8 +145,8 @@ Result<std::string> syscall_text(const Target& target) {
   const platform::Entry& e = t->entry;
   return str_printf("%u 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx\n", e.nr, static_cast<ull>(e.args[0]),
                     static_cast<ull>(e.args[1]), static_cast<ull>(e.args[2]), static_cast<ull>(e.args[3]),
-                    static_cast<ull>(e.args[4]), static_cast<ull>(e.args[5]), static_cast<ull>(e.sp),
-                    static_cast<ull>(e.ip));
+                    static_cast<ull>(e.args[4]), static_cast<ull>(e.args[5]), static_cast<ull>(t->thread->last_sp()),
+                    static_cast<ull>(t->thread->last_ip()));
 }
 
 Result<std::string> sched_text(const Target& target) {

@@ -17,19 +17,20 @@ bool can_write(u64 addr, u64 n) {
 
 // Copies what the argument table names into the window, so that the sentry needs no process_vm_readv. A fault leaves
 // the argument uncopied: the sentry then finds out by itself.
-void copy_arguments(Slot& slot, u32 nr) {
+void copy_arguments(Context& ctx, u32 nr) {
+  Slot& slot = *ctx.slot;
   slot.in_mask = 0;
   const ArgRow* row = find_arg_row(nr);
   if (row == nullptr) return;
-  u32 used = 0;
+  u32 used = 0, mask = 0;
   for (const ArgCopy& arg : row->args) {
     if (arg.kind == ArgKind::kNone) continue;
-    u64 from = slot.args[arg.index];
+    u64 from = ctx.args[arg.index];
     if (arg.kind == ArgKind::kOutLen) {
-      u64 n = slot.args[arg.bytes];
+      u64 n = ctx.args[arg.bytes];
       if (n > kMaxProbe) n = kMaxProbe;
       if (n == 0 || !can_write(from, n)) continue;
-      slot.in_mask |= 0x100u << arg.index;
+      mask |= 0x100u << arg.index;
       slot.probed = static_cast<u32>(n);
       continue;
     }
@@ -43,15 +44,16 @@ void copy_arguments(Slot& slot, u32 nr) {
       if (got < 0 || static_cast<u64>(got) == n) continue;
       n = static_cast<u64>(got) + 1;
     } else {
-      n = arg.kind == ArgKind::kIn ? arg.bytes : slot.args[arg.bytes];
+      n = arg.kind == ArgKind::kIn ? arg.bytes : ctx.args[arg.bytes];
       if (n == 0 || n > room || n > kMaxBufferCopy) continue;
       if (!copy_in(to, from, n)) continue;
     }
-    slot.in_mask |= 1u << arg.index;
+    mask |= 1u << arg.index;
     slot.in_offset[arg.index] = used;
     slot.in_length[arg.index] = static_cast<u32>(n);
     used += static_cast<u32>((n + 15) & ~15ull);
   }
+  slot.in_mask = static_cast<u16>(mask);
 }
 
 // Results the sentry left in the window. A fault makes the call answer EFAULT, as the kernel's copy_to_user would.
@@ -84,7 +86,6 @@ void ask_sentry(Context& ctx, RequestKind kind) {
   Slot& slot = *ctx.slot;
   slot.ip = ctx.regs->rip;
   slot.sp = ctx.regs->rsp;
-  slot.patched = ctx.uc == nullptr;
   submit(slot, kind);
   switch (slot.command) {
     case Command::kReturn:
@@ -129,13 +130,12 @@ void handle_syscall(Context& ctx) {
     guest_sigreturn(ctx);
     return;
   }
-  slot.nr = nr;
-  slot.args[0] = regs.rdi;
-  slot.args[1] = regs.rsi;
-  slot.args[2] = regs.rdx;
-  slot.args[3] = regs.r10;
-  slot.args[4] = regs.r8;
-  slot.args[5] = regs.r9;
+  ctx.args[0] = regs.rdi;
+  ctx.args[1] = regs.rsi;
+  ctx.args[2] = regs.rdx;
+  ctx.args[3] = regs.r10;
+  ctx.args[4] = regs.r8;
+  ctx.args[5] = regs.r9;
   if (tier0(ctx, nr, ret)) {
     ++slot.counters.tier0;
     regs.rax = static_cast<u64>(ret);
@@ -143,7 +143,9 @@ void handle_syscall(Context& ctx) {
   }
   if (nr == kNrExitGroup) release_robust_list(slot);
   if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
-  copy_arguments(slot, nr);
+  slot.nr = nr;
+  for (int i = 0; i < 6; ++i) slot.args[i] = ctx.args[i];
+  copy_arguments(ctx, nr);
   ask_sentry(ctx, RequestKind::kSyscall);
 }
 

@@ -23,7 +23,7 @@
 #define P_SLOT 16
 #define P_DELIVER 24
 #define UC_RIP (40 + RIP)
-#define KICK 8
+#define KICK 132
 #define GS(x) %gs:x
 
   .section .header, "ax"

@@ -19,7 +19,7 @@ u64 now(u32 clock) {
 bool bad_time(const TimeSpec& t) { return t.sec < 0 || t.nsec < 0 || t.nsec >= 1000000000; }
 
 bool do_mmap(Context& ctx, i64& ret) {
-  u64* a = ctx.slot->args;
+  const u64* a = ctx.args;
   u64 flags = a[3] & ~kMapIgnored;
   if ((flags & kMapAnon) == 0 || (flags & ~kMapNative) != 0 || (a[2] & ~7ull) != 0) return false;
   if ((flags & (kMapFixed | kMapFixedNoreplace)) != 0) {
@@ -35,7 +35,7 @@ bool do_mmap(Context& ctx, i64& ret) {
 
 i64 do_brk(Context& ctx) {
   ProcessData& p = process();
-  u64 want = ctx.slot->args[0];
+  u64 want = ctx.args[0];
   mm_lock();
   u64 end = p.brk_end;
   if (want >= p.brk_start && want != end) {
@@ -69,7 +69,7 @@ bool overlaps_shared(u64 addr, u64 length) {
 }
 
 bool do_mremap(Context& ctx, i64& ret) {
-  u64* a = ctx.slot->args;
+  const u64* a = ctx.args;
   if ((a[3] & ~3ull) != 0) return false;
   if (touches_reserved(a[0], a[1] != 0 ? a[1] : 1) || ((a[3] & 2) != 0 && touches_reserved(a[4], a[2]))) {
     ret = -kEfault;
@@ -84,7 +84,7 @@ bool do_mremap(Context& ctx, i64& ret) {
 }
 
 bool do_madvise(Context& ctx, i64& ret) {
-  u64* a = ctx.slot->args;
+  const u64* a = ctx.args;
   switch (a[2]) {
     case 0:
     case 1:
@@ -145,8 +145,7 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
 
 bool do_futex(Context& ctx, i64& ret) {
   Slot& slot = *ctx.slot;
-  u64 a[6];
-  for (int i = 0; i < 6; ++i) a[i] = slot.args[i];
+  const u64* a = ctx.args;
   u32 op = static_cast<u32>(a[1]) & 0x7f;
   u32 flags = static_cast<u32>(a[1]) & ~0x7fu;
   if ((flags & ~(128u | 256u)) != 0) return false;
@@ -240,7 +239,7 @@ bool do_sleep(Context& ctx, u32 clock, u64 flags, u64 request, u64 remain, i64& 
 
 bool do_sigprocmask(Context& ctx, i64& ret) {
   Slot& slot = *ctx.slot;
-  u64* a = slot.args;
+  const u64* a = ctx.args;
   if (a[3] != 8) {
     ret = -kEinval;
     return true;
@@ -276,7 +275,7 @@ bool on_altstack(const Slot& slot, u64 sp) {
 
 i64 do_sigaltstack(Context& ctx) {
   Slot& slot = *ctx.slot;
-  u64* a = slot.args;
+  const u64* a = ctx.args;
   StackT fresh{}, old{};
   bool inside = on_altstack(slot, ctx.regs->rsp) && (slot.altstack_flags & 0x80000000u) == 0;
   old.sp = slot.altstack_sp;
@@ -302,7 +301,7 @@ i64 do_sigaltstack(Context& ctx) {
 }
 
 bool do_arch_prctl(Context& ctx, i64& ret) {
-  u64* a = ctx.slot->args;
+  const u64* a = ctx.args;
   if (a[0] == 0x1002) {  // ARCH_SET_FS
     ret = a[1] < kUserEnd ? 0 : -kEperm;
     if (ret == 0) asm volatile("wrfsbase %0" ::"r"(a[1]) : "memory");
@@ -318,7 +317,7 @@ bool do_arch_prctl(Context& ctx, i64& ret) {
 }
 
 bool do_getrusage(Context& ctx, i64& ret) {
-  u64* a = ctx.slot->args;
+  const u64* a = ctx.args;
   if (static_cast<i32>(a[0]) != 1 || ctx.slot->report_all != 0) return false;
   u64 usage[18];
   ret = sys6(kNrGetrusage, 1, reinterpret_cast<u64>(usage));
@@ -415,7 +414,7 @@ void walk_robust_list(u64 head, u32 guest_tid) {
 
 bool tier0(Context& ctx, u32 nr, i64& ret) {
   Slot& slot = *ctx.slot;
-  u64* a = slot.args;
+  const u64* a = ctx.args;
   switch (nr) {
     case kNrGetpid: ret = slot.identity.pid; return slot.report_all == 0;
     case kNrGettid: ret = slot.identity.tid; return slot.report_all == 0;

@@ -9,6 +9,8 @@ void die() {
 
 namespace {
 
+constexpr u32 kTightSpins = 200;
+
 // The sentry ends the process, and some of its threads hold robust locks: one of them, this one, lets go of all.
 void leave_if_told(const Slot& slot) {
   u32 told = __atomic_load_n(&slot.leave, __ATOMIC_ACQUIRE);
@@ -27,9 +29,11 @@ void leave_if_told(const Slot& slot) {
 void submit(Slot& slot, RequestKind kind) {
   leave_if_told(slot);
   slot.kind = kind;
-  __atomic_store_n(&slot.state, kStateRequest, __ATOMIC_SEQ_CST);
-  if (__atomic_load_n(&slot.polled, __ATOMIC_SEQ_CST) != 0) {
+  // If `polled` falls meanwhile and is seen late, the next look at it tells.
+  __atomic_store_n(&slot.state, kStateRequest, __ATOMIC_RELEASE);
+  if (__atomic_load_n(&slot.polled, __ATOMIC_ACQUIRE) != 0) {
     u32 budget = slot.spin_budget;
+    const u32 patient = budget > kTightSpins ? budget - kTightSpins : 0;
     while (budget-- != 0) {
       if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) == kStateReply) {
         ++slot.counters.spun;
@@ -38,7 +42,8 @@ void submit(Slot& slot, RequestKind kind) {
       }
       // It went on to something else, or the call blocks.
       if (__atomic_load_n(&slot.polled, __ATOMIC_RELAXED) == 0) break;
-      asm volatile("pause");
+      // At first without: a short call is over within a few of these.
+      if (budget < patient) asm volatile("pause");
     }
     ++slot.counters.spin_timeouts;
   }

@@ -196,6 +196,7 @@ struct Context {
   UContext* uc;  // null on the patched path
   Private* priv;
   Slot* slot;
+  u64 args[6]{};  // of the call
 };
 
 // dispatch.cc: the syscall in ctx.regs (rax = number, rip after it). On return the registers are the guest's next ones.
@@ -227,6 +228,8 @@ void mm_unlock();
 
 // clone.cc
 void perform_clone(Context& ctx);
+// The parent's part after a fork: the descriptors of slots that it need not keep.
+void close_slot_files(const SlotClone& clone);
 void start_thread_area(u32 index);
 
 // image.cc
