@@ -227,6 +227,7 @@ void PlatformImpl::bury(Process& process) {
   auto threads = process.threads;
   for (HostThread* thread : threads) {
     forget(*thread);
+    if (thread->role == Role::kGuest && thread->where != Where::kGone) collect_counters(thread->slot());
     thread->where = Where::kGone;
     if (thread->guest != nullptr) thread->guest->lost();
     if (thread->waiter != nullptr) thread->waiter->wake();

@@ -88,6 +88,7 @@ void perform_clone(Context& ctx) {
     ret = sys6(kNrClone, flags, 0, native_tid, clone.clear_tid_ptr, 0);
     mm_unlock();
     if (ret == 0) {
+      process().threaded = 0;
       adopt_slots(clone.fd);
       ctx.regs->rax = 0;
       if (clone.child_sp != 0) ctx.regs->rsp = clone.child_sp;
@@ -100,6 +101,7 @@ void perform_clone(Context& ctx) {
     close_slot_files(clone);
   } else {
     if (clone.index >= kMaxSlots) die();
+    process().threaded = 1;
     start_thread_area(clone.index);
     Private& child = *reinterpret_cast<Private*>(private_address(clone.index));
     GuestRegs& regs = *reinterpret_cast<GuestRegs*>(child.regs_base);

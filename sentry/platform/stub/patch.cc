@@ -1,8 +1,9 @@
 // Rewriting syscall sites into jumps, so that the next call costs no signal. Two ways, both safe with other threads at
 // the site, because no instruction but the one replaced begins or ends elsewhere afterwards:
-//  A: `mov $nr,%eax; syscall`: the mov (5 bytes) becomes a jmp, the syscall stays;
+//  A: `mov $n,%reg; syscall` (most often the number): the mov (5 bytes) becomes a jmp, the syscall stays;
 //  B: any `syscall`: becomes a two-byte jmp into padding nearby that holds the long jmp.
-// Each is one store within one cache line. Only private, read-only text is rewritten.
+// Each is one store within one cache line; a mov that lies in two is replaced while no other thread can be there. Only
+// private, read-only text is rewritten.
 #include "sentry/platform/stub/decode.h"
 #include "sentry/platform/stub/stub.h"
 
@@ -67,7 +68,8 @@ void put(u8*& at, u64 value, u32 bytes) {
 }
 
 // Code that enters the stub and goes on at `ret`. 0: no room.
-u64 make_trampoline(u64 from, u64 ret, bool load_number, u32 nr) {
+// mov: the opcode of the mov that it does first, of `number`; 0: none.
+u64 make_trampoline(u64 from, u64 ret, u8 mov, u32 number) {
   ProcessData& p = process();
   TrampolinePage* page = nullptr;
   for (u32 i = 0; i < p.trampolines && page == nullptr; ++i) {
@@ -80,9 +82,9 @@ u64 make_trampoline(u64 from, u64 ret, bool load_number, u32 nr) {
   u8 code[kTrampolineBytes];
   for (u8& byte : code) byte = 0xcc;
   u8* at = code;
-  if (load_number) {
-    put(at, 0xb8, 1);  // mov $nr,%eax
-    put(at, nr, 4);
+  if (mov != 0) {
+    put(at, mov, 1);
+    put(at, number, 4);
   }
   put(at, 0xb948, 2);  // mov $ret,%rcx
   put(at, ret, 8);
@@ -112,21 +114,42 @@ bool store_in_line(u64 at, const u8* bytes, u32 n) {
                                      __ATOMIC_SEQ_CST);
 }
 
-bool patch_mov(const u8* code, u64 page, u32 site, u32 nr) {
+void store_alone(u64 at, const u8* bytes, u32 n) {
+  for (u32 i = 0; i < n; ++i) reinterpret_cast<volatile u8*>(at)[i] = bytes[i];
+}
+
+// Whether the register that `mov $number,%reg` with that opcode sets holds the number, as it must behind it.
+bool was_set(const GuestRegs& regs, u8 mov, u32 number) {
+  switch (mov) {
+    case 0xb8: return regs.rax == number;
+    case 0xba: return regs.rdx == number;
+    case 0xbb: return regs.rbx == number;
+    case 0xbe: return regs.rsi == number;
+    case 0xbf: return regs.rdi == number;
+    default: return false;
+  }
+}
+
+bool patch_mov(const u8* code, u64 page, u32 site, const GuestRegs& regs) {
   if (site < kJumpBytes + 1) return false;
   u32 at = site - kJumpBytes;
-  if (code[at] != 0xb8) return false;
-  // With a REX.B in front the register would be r8d.
-  if ((code[at - 1] & 0xf1) == 0x41) return false;
+  u8 mov = code[at];
+  // With a REX in front it would be another register, or the end of a longer number.
+  if ((code[at - 1] & 0xf0) == 0x40) return false;
   u32 number = 0;
   for (u32 i = 0; i < 4; ++i) number |= static_cast<u32>(code[at + 1 + i]) << (8 * i);
-  if (number != nr || ((page + at) & (kLine - 1)) + kJumpBytes > kLine) return false;
-  u64 trampoline = make_trampoline(page + at, page + site + 2, true, nr);
+  bool two_lines = ((page + at) & (kLine - 1)) + kJumpBytes > kLine;
+  if (!was_set(regs, mov, number) || (two_lines && process().threaded != 0)) return false;
+  u64 trampoline = make_trampoline(page + at, page + site + 2, mov, number);
   if (trampoline == 0) return false;
   u8 jump[kJumpBytes];
   encode_jump(jump, page + at, trampoline);
   if (sys6(kNrMprotect, page, kPageSize, kWritableText) != 0) return false;
-  bool done = store_in_line(page + at, jump, kJumpBytes);
+  bool done = true;
+  if (two_lines)
+    store_alone(page + at, jump, kJumpBytes);
+  else
+    done = store_in_line(page + at, jump, kJumpBytes);
   if (sys6(kNrMprotect, page, kPageSize, kReadOnlyText) != 0) die();
   return done;
 }
@@ -135,7 +158,7 @@ bool patch_pad(const u8* code, u64 page, u32 site) {
   if (((page + site) & (kLine - 1)) == kLine - 1) return false;
   Pad pad = find_pad(code, kPageSize, site, page);
   if (pad.length == 0) return false;
-  u64 trampoline = make_trampoline(page + pad.at, page + site + 2, false, 0);
+  u64 trampoline = make_trampoline(page + pad.at, page + site + 2, 0, 0);
   if (trampoline == 0) return false;
   u8 jump[kJumpBytes];
   encode_jump(jump, page + pad.at, trampoline);
@@ -162,7 +185,7 @@ void try_patch(Context& ctx) {
   u64 page = site & ~(kPageSize - 1);
   mm_lock();
   bool usable = !may_be_shared(page) && !may_be_shared(page + kPageSize - 2) && !touches_reserved(page, kPageSize) &&
-                (site < p.vdso_begin || site >= p.vdso_end) && (ret & (kPageSize - 1)) >= 2;
+                (site < p.vdso_begin || site >= p.vdso_end);
   bool done = false, raced = false;
   if (usable) {
     // The page's text can be read in place: the only writers of text are we and a guest that harms itself.
@@ -172,8 +195,10 @@ void try_patch(Context& ctx) {
     if (usable) {
       const u8* code = reinterpret_cast<const u8*>(page);
       u32 at = static_cast<u32>(site - page);
-      raced = code[at] != 0x0f || code[at + 1] != 0x05;
-      if (!raced) done = patch_mov(code, page, at, nr) || patch_pad(code, page, at);
+      u8 now[2]{};
+      raced = !copy_in(now, site, 2) || now[0] != 0x0f || now[1] != 0x05;
+      bool whole = at + 2 <= kPageSize;  // else its second byte is the next page's, which may be anything
+      if (!raced) done = patch_mov(code, page, at, *ctx.regs) || (whole && patch_pad(code, page, at));
     }
   }
   if (done) {
@@ -191,7 +216,7 @@ void leave_trampoline(GuestRegs& regs) {
     u64 offset = regs.rip - p.trampoline[i].addr;
     if (offset >= kPageSize) continue;
     const u8* code = reinterpret_cast<const u8*>(regs.rip - offset % kTrampolineBytes);
-    bool loads_number = code[0] == 0xb8;
+    bool loads_number = (code[0] & 0xf8) == 0xb8;
     u64 ret = 0;
     if (!copy_in(&ret, reinterpret_cast<u64>(code) + (loads_number ? 7 : 2), 8)) return;
     regs.rip = ret - (loads_number ? 2 + kJumpBytes : 2);

@@ -86,7 +86,7 @@ struct ProcessData {
   u64 minsigstksz;
   u64 vdso_begin, vdso_end;
   u32 trampolines;
-  u32 spare;
+  u32 threaded;                          // other threads have run, or may run, in this memory
   u32 seen[kSeenSites];                  // sites that have trapped, by hash: low half of the address
   SharedRange shared[kMaxSharedRanges];  // where text must not be patched: the bytes are not ours alone
   TrampolinePage trampoline[kMaxTrampolinePages];
