@@ -166,14 +166,6 @@ void GuestThreadImpl::resume_exit() {
 
 Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
   if (kind != CloneRequest::Kind::kFork || next_fd_ >= 0) return {};
-  if (host_) {
-    auto spare = host_->process->take_spare();
-    if (spare.area) {
-      next_area_ = std::move(spare.area);
-      next_fd_ = spare.fd;
-      return {};
-    }
-  }
   RefPtr<SlotArea> area = SlotArea::make();
   if (!area) return Errno::kAgain;
   // The stub may have been interrupted in its doorbell; it rings again at once.
@@ -210,7 +202,6 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
     next_area_->take(index);
     process = make_ref<Process>(platform_);
     process->area = std::move(next_area_);
-    host_->process->area->spread = true;
   } else {
     int slot = process->area->take();
     if (slot < 0) return fail(Errno::kAgain);
@@ -245,9 +236,9 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   child.mask_ = mine.sigmask;
   child.send_identity();
   SlotClone& c = mine.clone;
-  c.fd = c.close_fd = -1;
+  c.fd = -1;
   if (fork) {
-    host_->process->lend(process->area, next_fd_, c);
+    c.fd = next_fd_;  // the stub closes it when it has forked
     next_fd_ = -1;
   }
   c.kind =

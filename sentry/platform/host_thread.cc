@@ -1,7 +1,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -46,18 +45,6 @@ int SlotArea::take() {
   return -1;
 }
 
-void SlotArea::recycle() {
-  used_.clear();
-  next_ = 0;
-}
-
-bool SlotArea::free_again() const {
-  constexpr blkcnt_t kMostBlocks = 2 * kSlotBytes / 512;
-  if (ref_count() != 1 || spread) return false;
-  struct stat s {};
-  return fstat(memfd_.get(), &s) == 0 && s.st_blocks <= kMostBlocks;
-}
-
 // ---- host processes ----
 
 Process::~Process() {
@@ -65,38 +52,7 @@ Process::~Process() {
   if (host_pid_ != 0) {
     auto it = platform.by_pid.find(host_pid_);
     if (it != platform.by_pid.end() && it->second == this) platform.by_pid.erase(it);
-    if (!reaped) platform.unreaped[host_pid_] = area;
-  } else if (area) {
-    area->spread = true;  // it may yet come up
   }
-}
-
-Process::Lent Process::take_spare() {
-  for (auto it = lent.begin(); it != lent.end(); ++it) {
-    if (!it->area || it->area->ref_count() != 1) continue;
-    if (!it->area->free_again()) {
-      it->area = nullptr;
-      continue;
-    }
-    Lent found = std::move(*it);
-    lent.erase(it);
-    found.area->recycle();
-    return found;
-  }
-  return {nullptr, -1};
-}
-
-void Process::lend(RefPtr<SlotArea> child, int fd, SlotClone& request) {
-  constexpr size_t kMostLent = 8;
-  request.close_fd = -1;
-  auto useless = std::find_if(lent.begin(), lent.end(), [](const Lent& l) { return !l.area; });
-  if (useless != lent.end()) {
-    request.close_fd = useless->fd;
-    lent.erase(useless);
-  }
-  request.fd = fd;
-  request.keep_fd = lent.size() < kMostLent;
-  if (request.keep_fd != 0) lent.push_back({std::move(child), fd});
 }
 
 void Process::kill() {

@@ -35,14 +35,6 @@ class SlotArea : public RefCounted {
   int take();
   void take(u32 index) { next_ = next_ <= index ? index + 1 : next_; }
   void give_back(u32 index) { used_.push_back(index); }
-  // For another process, when those it was for are gone.
-  void recycle();
-  // Whether it may serve another process that its parent forks: nobody else refers to it, and nobody else can have it
-  // mapped or open. What it takes of memory must not grow from use to use.
-  bool free_again() const;
-
-  // A process that used it has forked: if hostile, its child kept the mapping.
-  bool spread = false;
 
  private:
   UniqueFd memfd_;
@@ -68,18 +60,6 @@ class Process : public AddressSpace {
   bool reaped = false;
   u32 last_index = 0;  // slot whose break mirror is looked at
   std::vector<struct HostThread*> threads;
-
-  // The areas of children it forked, open in its descriptor table. To make one and to put its descriptor there costs a
-  // quarter of a fork.
-  struct Lent {
-    RefPtr<SlotArea> area;  // null: of no more use, the descriptor is to be closed
-    int fd;
-  };
-  std::vector<Lent> lent;
-  // One whose processes have all ended; area is null if there is none.
-  Lent take_spare();
-  // Fills in the descriptors of a clone request for a child with this area.
-  void lend(RefPtr<SlotArea> area, int fd, SlotClone& request);
 };
 
 // This host thread is the one that receives requests.
@@ -249,8 +229,6 @@ class PlatformImpl final : public Platform {
   std::unordered_map<i32, HostThread*> by_tid;
   std::unordered_map<u64, HostThread*> by_cookie;  // unbound
   std::unordered_map<i32, Process*> by_pid;
-  // Of processes nobody refers to any more, until the host's process ended.
-  std::unordered_map<i32, RefPtr<SlotArea>> unreaped;
   u32 host_threads = 0;
 
  private:

@@ -72,10 +72,8 @@ enum class CloneKind : u32 { kThread = 0, kFork = 1, kVfork = 2 };
 
 struct SlotClone {
   CloneKind kind;
-  u32 index;     // slot of the child: a new one for threads and vfork, unused for fork
-  i32 fd;        // slot memfd of the child (fork, zygote)
-  u32 keep_fd;   // the parent leaves it open: for another child, when this one is gone
-  i32 close_fd;  // one left open that serves no more; -1
+  u32 index;  // slot of the child: a new one for threads and vfork, unused for fork
+  i32 fd;     // slot memfd of the child (fork, zygote)
   u32 set_tls;
   u64 cookie;
   u64 child_sp, tls, parent_tid_ptr, child_tid_ptr, clear_tid_ptr;

@@ -178,22 +178,19 @@ void PlatformImpl::on_zygote_request(HostThread& thread, RequestKind kind) {
 
 void PlatformImpl::want_zygotes() {
   if (making_ || !template_ready_ || !template_ || template_->where != Where::kSentry) return;
-  auto [area, fd] = template_->process->take_spare();
-  if (!area) {
-    area = SlotArea::make();
-    if (!area) return;
-    fd = add_fd(template_->notif, area->memfd());
-    if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
-  }
+  auto area = SlotArea::make();
+  if (!area) return;
   auto process = make_ref<Process>(*this);
   process->area = area;
   area->take(0);
+  int fd = add_fd(template_->notif, area->memfd());
+  if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
   making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
   making_->parent_area = template_->process->area;
   making_->parent_index = 0;
   making_->parent_pid = template_->process->host_pid_;
   Slot& slot = template_->slot();
-  template_->process->lend(area, fd, slot.clone);
+  slot.clone.fd = fd;
   slot.native_child_tid = 0;
   template_ready_ = false;
   template_->reply(Command::kMakeZygote);
@@ -260,7 +257,6 @@ void PlatformImpl::child_failed(HostThread& parent) {
 void PlatformImpl::host_child_exited(i32 pid, i32 wait_status) {
   (void)wait_status;
   left(pid);
-  unreaped.erase(pid);
   if (auto it = by_pid.find(pid); it != by_pid.end()) {
     RefPtr<Process> process(it->second);
     process->reaped = true;

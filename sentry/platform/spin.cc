@@ -179,12 +179,14 @@ void PlatformImpl::serve_polled(Slot& slot) {
   auto it = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
   if (it == polled_.end()) return;
   HostThread* thread = it->thread;
-  if (thread == nullptr || thread->where != Where::kNative) {
+  // An honest stub that published a request leaves the state alone until the reply. One that does not is served by
+  // doorbell: looked at further it could keep us here, with the lock.
+  if (thread == nullptr || thread->where != Where::kNative ||
+      __atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) != kStateRequest) {
+    __atomic_store_n(&slot.polled, 0, __ATOMIC_SEQ_CST);
     polled_.erase(it);
     return;
   }
-  // The stub waits and leaves it alone; one that does not harms itself only.
-  if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) != kStateRequest) return;
   __atomic_store_n(&slot.state, kStateClaimed, __ATOMIC_RELAXED);
   polled_requests.add();
   ++session_hits_;

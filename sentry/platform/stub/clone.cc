@@ -29,15 +29,6 @@ void store_tid(u64 at, i32 value) {
 // Binds and waits for the sentry's word to start.
 void bind(Context& ctx) { ask_sentry(ctx, RequestKind::kBind); }
 
-}  // namespace
-
-void close_slot_files(const SlotClone& clone) {
-  if (clone.keep_fd == 0) sys6(kNrClose, static_cast<u64>(clone.fd));
-  if (clone.close_fd >= 0) sys6(kNrClose, static_cast<u64>(clone.close_fd));
-}
-
-namespace {
-
 // In a forked child: its own slots over the parent's, nothing of the parent's descriptors.
 void adopt_slots(i32 fd) {
   if (failed(sys6(kNrMmap, kSlotsBase, kSlotsBytes, 3, 0x11 | 0x4000, static_cast<u64>(fd), 0))) die();
@@ -98,7 +89,7 @@ void perform_clone(Context& ctx) {
       bind(ctx);
       return;
     }
-    close_slot_files(clone);
+    sys6(kNrClose, static_cast<u64>(clone.fd));
   } else {
     if (clone.index >= kMaxSlots) die();
     process().threaded = 1;

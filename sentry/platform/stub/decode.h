@@ -306,6 +306,19 @@ constexpr Walk walk(const u8* code, u32 size, u32 from, u32 stop, u64 address, u
 
 }  // namespace decode_detail
 
+// Whether an instruction begins at code[at], by all walks that come to the `syscall` behind it at code[site].
+constexpr bool instruction_begins(const u8* code, u32 size, u32 at, u32 site, u64 address) {
+  using namespace decode_detail;
+  u32 lead = at > kDecodeLead ? at - kDecodeLead : 0;
+  u32 arrived = 0;
+  for (u32 i = 0; i < kDecodeStarts && lead + i < at; ++i) {
+    if (!walk(code, size, lead + i, site, address, 0, 0, true).in_step) continue;
+    if (!walk(code, size, lead + i, at, address, 0, 0, true).in_step) return false;
+    ++arrived;
+  }
+  return arrived >= kDecodeStarts / 4;
+}
+
 // Padding with room for a jump that a two-byte jump at code[site] (a `syscall`) can reach. `address` is code[0]'s.
 constexpr Pad find_pad(const u8* code, u32 size, u32 site, u64 address) {
   using namespace decode_detail;

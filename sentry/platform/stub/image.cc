@@ -59,16 +59,16 @@ void load_image(Slot& slot) {
 
 // In the child of the template: slots of its own, then wait for an image.
 void make_zygote(Slot& slot) {
-  const SlotClone clone = slot.clone;
+  i32 fd = slot.clone.fd;
   slot.native_child_tid = 0;
   i64 ret = sys6(kNrClone, 0x8000 | 0x100000 | 17, 0, reinterpret_cast<u64>(&slot.native_child_tid), 0, 0);
   if (ret == 0) {
-    if (failed(sys6(kNrMmap, kSlotsBase, kSlotsBytes, 3, 0x11 | 0x4000, static_cast<u64>(clone.fd), 0))) die();
+    if (failed(sys6(kNrMmap, kSlotsBase, kSlotsBytes, 3, 0x11 | 0x4000, static_cast<u64>(fd), 0))) die();
     sys6(kNrCloseRange, 0, ~0u, 0);
     submit(slot, RequestKind::kBind);
     return;
   }
-  close_slot_files(clone);
+  sys6(kNrClose, static_cast<u64>(fd));
   slot.args[0] = static_cast<u64>(ret);
   submit(slot, RequestKind::kTemplate);
 }

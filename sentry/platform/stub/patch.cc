@@ -134,12 +134,15 @@ bool patch_mov(const u8* code, u64 page, u32 site, const GuestRegs& regs) {
   if (site < kJumpBytes + 1) return false;
   u32 at = site - kJumpBytes;
   u8 mov = code[at];
-  // With a REX in front it would be another register, or the end of a longer number.
-  if ((code[at - 1] & 0xf0) == 0x40) return false;
+  // With a REX.B in front the register would be another one.
+  if ((code[at - 1] & 0xf1) == 0x41) return false;
   u32 number = 0;
   for (u32 i = 0; i < 4; ++i) number |= static_cast<u32>(code[at + 1 + i]) << (8 * i);
   bool two_lines = ((page + at) & (kLine - 1)) + kJumpBytes > kLine;
-  if (!was_set(regs, mov, number) || (two_lines && process().threaded != 0)) return false;
+  if (!was_set(regs, mov, number)) return false;
+  // A number of the kind 0 or -100 may well be in the register and at the end of some longer instruction.
+  if (mov != 0xb8 && !instruction_begins(code, kPageSize, at, site, page)) return false;
+  if (two_lines && process().threaded != 0) return false;
   u64 trampoline = make_trampoline(page + at, page + site + 2, mov, number);
   if (trampoline == 0) return false;
   u8 jump[kJumpBytes];

@@ -228,8 +228,6 @@ void mm_unlock();
 
 // clone.cc
 void perform_clone(Context& ctx);
-// The parent's part after a fork: the descriptors of slots that it need not keep.
-void close_slot_files(const SlotClone& clone);
 void start_thread_area(u32 index);
 
 // image.cc
