@@ -23,7 +23,14 @@
 static char* const kSlots = (char*)0x68000000;
 static char* const kStub = (char*)0x70000000;
 static char* const kStacks = (char*)0x71000000;
-enum { kSlotBytes = 65536, kStubBytes = 0x20000, kStackBytes = 32768, kDoorbell = 1000 };
+enum {
+  kSlotBytes = 65536,
+  kStubBytes = 0x20000,
+  kStackBytes = 32768,
+  kDoorbell = 1000,
+  kCookieAt = 88,
+  kNotPrepared = 99
+};
 
 static char* gadget_at;  // "syscall; ret" in the stub: calls from there pass the filter
 
@@ -87,8 +94,18 @@ static void* scribble(void* arg) {
     uint64_t r = next(&s);
     char* slot = kSlots + (r % 6) * kSlotBytes;
     uint32_t at = header ? (uint32_t)(r >> 8) % 1024 : 4096 + (uint32_t)(r >> 8) % 4096;
-    if (header && (r >> 40) % 3 == 0) at %= 192;
+    if (header && (r >> 40) % 3 == 0) at %= 256;
     *(volatile uint32_t*)(slot + (at & ~3u)) = (uint32_t)value(&s);
+  }
+  return NULL;
+}
+
+// The state words: a request there and gone again, for a sentry that looks at them.
+static void* flip(void* arg) {
+  uint64_t s = (uint64_t)arg;
+  while (!over) {
+    volatile uint32_t* word = (volatile uint32_t*)(kSlots + (next(&s) % 6) * kSlotBytes);
+    for (int i = 0; i < 100000 && !over; i++) *word = (uint32_t)(i & 1);
   }
   return NULL;
 }
@@ -98,7 +115,7 @@ static void* ring(void* arg) {
   while (!over) {
     uint64_t r = next(&s);
     // The cookie is the doorbell's second argument: that of a slot, or any.
-    uint64_t cookie = (r & 3) ? *(volatile uint64_t*)(kSlots + ((r >> 8) % 6) * kSlotBytes + 112) : next(&s);
+    uint64_t cookie = (r & 3) ? *(volatile uint64_t*)(kSlots + ((r >> 8) % 6) * kSlotBytes + kCookieAt) : next(&s);
     gadget(kDoorbell, (long)((r >> 16) % 12), (long)cookie, 0, 0, 0, 0);
   }
   return NULL;
@@ -165,6 +182,19 @@ static void* wild_natives(void* arg) {
   return NULL;
 }
 
+// A child nobody told the sentry of, which keeps the slots mapped and writes to them when this process is long gone.
+static void* linger(void* arg) {
+  uint64_t s = (uint64_t)arg;
+  static int tid;
+  if (gadget(SYS_clone, 0x108011, 0, (long)&tid, 0, 0, 0) != 0) return NULL;
+  double until = now() + 0.3;
+  while (now() < until) {
+    uint64_t r = next(&s);
+    *(volatile uint32_t*)(kSlots + (r % 6) * kSlotBytes + ((r >> 8) % 256 & ~3u)) = (uint32_t)value(&s);
+  }
+  for (;;) gadget(SYS_exit_group, 0, 0, 0, 0, 0, 0);
+}
+
 // The stub's own code and stacks.
 static void* rewrite_stub(void* arg) {
   uint64_t s = (uint64_t)arg;
@@ -179,16 +209,30 @@ static void* rewrite_stub(void* arg) {
   return NULL;
 }
 
-static void* (*const kWays[])(void*) = {scribble, ring, honest_calls, wild_natives, rewrite_stub};
+static void* (*const kWays[])(void*) = {scribble, ring, honest_calls, wild_natives, rewrite_stub, flip, linger};
 enum { kWayCount = sizeof kWays / sizeof *kWays };
+
+// With nobody else about, quick calls get the sentry to look at the slot; then the state word plays with it.
+static void flip_alone(void) {
+  for (int slot = 0; slot < 4; slot++) {
+    for (int i = 0; i < 2000; i++) getpgid(0);
+    volatile uint32_t* word = (volatile uint32_t*)(kSlots + slot * kSlotBytes);
+    for (int i = 0; i < 20000000; i++) *word = (uint32_t)(i & 1);
+    *word = 0;
+  }
+  _exit(0);
+}
 
 static void nothing(int signo) { (void)signo; }
 
 static void attack(uint64_t seed) {
   state = seed | 1;
+  // Whatever calls the sentry takes for ours are made as a user who may kill nobody else.
+  if (setresgid(1000, 1000, 1000) != 0 || setresuid(1000, 1000, 1000) != 0) _exit(kNotPrepared);
   signal(SIGUSR1, nothing);
   // Always honest calls in one thread, for something to be there to disturb; two more ways at random.
   uint64_t mix = next(&state);
+  if ((mix >> 20) % 4 == 0) flip_alone();
   pthread_t t;
   pthread_create(&t, NULL, honest_calls, (void*)(next(&state) | 1));
   for (int i = 0; i < 2; i++) {
@@ -230,6 +274,7 @@ int main(int argc, char** argv) {
       got = waitpid(pid, &status, 0);
     }
     if (got != pid) return printf("waitpid gave %d (%s)\n", got, strerror(errno)), 1;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kNotPrepared) return printf("cannot change the user\n"), 1;
     ended += WIFEXITED(status);
     killed += WIFSIGNALED(status);
     while (waitpid(-1, NULL, WNOHANG) > 0) continue;
