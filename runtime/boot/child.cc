@@ -170,7 +170,7 @@ void child_main(const ChildPlan& plan) {
   }
   if (plan.own_net) loopback_up(plan);
   write_sysctls(plan);
-  if (network_namespace() != host_network) open_ports();
+  if (plan.own_net || network_namespace() != host_network) open_ports();
   if (plan.has_oom_score_adj) (void)host::write_file("/proc/self/oom_score_adj", std::to_string(plan.oom_score_adj));
   if (plan.tty >= 0 && ::ioctl(plan.tty, TIOCSCTTY, 0) < 0) give_up_errno(plan, "taking the terminal");
   rlimit files{};

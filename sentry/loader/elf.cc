@@ -83,7 +83,8 @@ Result<Elf> read_elf(vfs::File& file) {
 }
 
 // Adds the PT_LOAD mappings at `bias` and returns the end of the image (start of the heap).
-Result<u64> add_segments(const Elf& elf, u64 bias, int host_fd, u64 fd_base, platform::ExecImage& image) {
+Result<u64> add_segments(const Elf& elf, u64 bias, const vfs::MapHandle& handle, platform::Platform* platform,
+                         platform::ExecImage& image) {
   u64 end = 0;
   for (const Elf64_Phdr& p : elf.segments) {
     if (p.p_type != PT_LOAD || p.p_memsz == 0) continue;
@@ -99,7 +100,10 @@ Result<u64> add_segments(const Elf& elf, u64 bias, int host_fd, u64 fd_base, pla
       segment.addr = start;
       segment.length = mapped_end - start;
       segment.prot = prot;
-      segment.source = {host_fd, fd_base + page_down(p.p_offset)};
+      segment.source = {handle.host_fd, handle.offset + page_down(p.p_offset)};
+      if (platform != nullptr && handle.steady && prot == (PROT_READ | PROT_EXEC)) {
+        segment.source = platform->text(segment.source, segment.length);
+      }
       // ld.so's early malloc relies on zeroes to the end of the page; a read-only tail cannot be zeroed and need not
       // be.
       if (p.p_memsz > p.p_filesz && (prot & PROT_WRITE) != 0) segment.zero_from = file_end;
@@ -208,7 +212,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
     return Errno::kPerm;  // mmap_min_addr
   }
   vfs::MapHandle handle = TRY(request.file->map_handle(false));
-  u64 end = TRY(add_segments(elf, bias, handle.host_fd, handle.offset, image));
+  u64 end = TRY(add_segments(elf, bias, handle, request.platform, image));
   u64 entry = bias + elf.header.e_entry;
   image.entry = entry;
 
@@ -220,7 +224,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
     Elf& interp = *parsed;
     if (interp.header.e_type == ET_DYN) interpreter_base = kInterpreterBase + random_pages(kRandomPages) - interp.low;
     vfs::MapHandle interp_handle = TRY(file->map_handle(false));
-    u64 interp_end = TRY(add_segments(interp, interpreter_base, interp_handle.host_fd, interp_handle.offset, image));
+    u64 interp_end = TRY(add_segments(interp, interpreter_base, interp_handle, request.platform, image));
     (void)interp_end;
     image.entry = interpreter_base + interp.header.e_entry;
     program.files.push_back(file);

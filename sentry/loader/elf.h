@@ -19,6 +19,7 @@ struct LoadRequest {
   const security::Credentials* creds = nullptr;  // after exec
   bool secure = false;                           // AT_SECURE
   u64 stack_limit = 8 << 20;                     // RLIMIT_STACK, soft
+  platform::Platform* platform = nullptr;        // patched text comes from there, if given
   // Opens the interpreter named by PT_INTERP.
   std::function<Result<RefPtr<vfs::File>>(const std::string& path)> open_interpreter;
 };

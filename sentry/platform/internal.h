@@ -16,6 +16,7 @@
 #include "sentry/fiber/fiber.h"
 #include "sentry/platform/arg_table.h"
 #include "sentry/platform/layout.h"
+#include "sentry/platform/patched_text.h"
 #include "sentry/platform/platform.h"
 
 namespace sbx::platform {
@@ -189,6 +190,9 @@ class PlatformImpl final : public Platform {
   HostResult<void> start();
 
   std::unique_ptr<GuestThread> new_thread() override { return std::make_unique<GuestThreadImpl>(*this); }
+  MapSource text(MapSource source, u64 length) override {
+    return options.patch ? patched_text_.replace(source, length) : source;
+  }
   void run() override;
   void stop() override;
   void host_child_exited(i32 pid, i32 wait_status) override;
@@ -259,6 +263,7 @@ class PlatformImpl final : public Platform {
   HostResult<void> make_template();
 
   UniqueFd listener_;
+  PatchedText patched_text_;
   // Processes that release their robust locks: alive on the host, gone for the guest. Their other threads may ring.
   struct Leaving {
     RefPtr<Process> process;

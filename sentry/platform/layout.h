@@ -187,8 +187,15 @@ static_assert(__builtin_offsetof(Slot, kick) == 132);   // KICK in stub/entry.S
 struct BlobHeader {
   u64 magic;
   u64 template_start;  // entry of the template process: void(TemplateArgs*)
+  u64 entry;           // where patched sites jump to: rcx the address to return to, eax the number
 };
 constexpr u64 kBlobMagic = 0x62757473'78627301;
+
+// Code in text that the sentry has patched before it was mapped (patched_text.h), found again by the stub when a signal
+// interrupts it. A site's own: [the instruction that stood before the `syscall`;] lea ret(%rip),%rcx; jmp common. One
+// for many, behind them: mov $entry,%r11d; jmp *%r11.
+constexpr u64 kLeaBytes = 7, kMovBytes = 5, kJmpBytes = 5, kHopBytes = 2, kCommonBytes = 9;
+constexpr u64 kLeaRcxRip = 0x0d8d48, kMovEax = 0xb8, kJmp = 0xe9, kHop = 0xeb, kMovR11d = 0xbb41, kJmpR11 = 0xe3ff41;
 
 // What the template process is told when it enters the blob (in the sentry's copied memory).
 struct TemplateArgs {

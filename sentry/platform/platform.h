@@ -229,6 +229,11 @@ class Platform {
   // init and `sbx exec` processes begin with exec on a thread that has no old image).
   virtual std::unique_ptr<GuestThread> new_thread() = 0;
 
+  // What to map instead of `source`, whose `length` bytes are about to be mapped private, readable and executable: the
+  // same text with its calls patched, or `source`. The file must not be writable through some mapping. Borrowed as
+  // MapSource says.
+  virtual MapSource text(MapSource source, u64 length) = 0;
+
   // The receiver loop on the calling host thread; returns after stop(). The caller runs fiber::reactor_run() on
   // another.
   virtual void run() = 0;

@@ -52,6 +52,9 @@ Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags
     } else {
       request.source.fd = handle.host_fd;
       request.source.offset = handle.offset + static_cast<u64>(offset);
+      if (type == MAP_PRIVATE && prot.v == (PROT_READ | PROT_EXEC) && handle.steady) {
+        request.source = task::kernel().platform->text(request.source, page_up(length));
+      }
     }
   }
   task.resumed = true;

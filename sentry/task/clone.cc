@@ -76,6 +76,8 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     group->image = self.image;
     group->exit_signal = args.exit_signal;
     group->oom_score_adj = self.oom_score_adj;
+    group->loginuid = self.loginuid;
+    group->sessionid = self.sessionid;
     group->vfork_done = (f & CLONE_VFORK) == 0;
   }
 

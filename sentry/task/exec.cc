@@ -129,6 +129,7 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
   request.creds = out.creds.get();
   request.secure = secure;
   request.stack_limit = task.group->limit(RLIMIT_STACK);
+  request.platform = kernel().platform.get();
   request.open_interpreter = [&task](const std::string& name) -> Result<RefPtr<vfs::File>> {
     vfs::Path interpreter = TRY(vfs::resolve(task.walk_context(), name));
     return open_program(*task.creds, interpreter);

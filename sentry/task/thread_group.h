@@ -87,6 +87,7 @@ class ThreadGroup : public RefCounted {
   // POSIX timers (timer_create) live in syscalls/time.cc; opaque here.
   std::shared_ptr<void> posix_timers;
   i32 oom_score_adj = 0;
+  u32 loginuid = ~0u, sessionid = ~0u;  // of the audit system (pam_loginuid(8)): not set
 
   // Called once when the group became a zombie (stand-ins of `sbx exec`, container init).
   std::function<void(i32 status)> on_exit;

@@ -21,7 +21,8 @@ class AsyncOwner : public RefCounted {
 // A host descriptor that backs mappings of a file, lent by the file for the time of the call that maps.
 struct MapHandle {
   int host_fd = -1;
-  u64 offset = 0;  // of the file's byte 0 within host_fd
+  u64 offset = 0;       // of the file's byte 0 within host_fd
+  bool steady = false;  // a change of the bytes shows in the host file's times
 };
 
 // How an ioctl reaches its caller's memory and identity; implemented by syscalls/.

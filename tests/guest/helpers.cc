@@ -1,15 +1,72 @@
 // What tests execute: `guest_tests --helper NAME ARGS...`.
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <ucontext.h>
 
 #include "guest.h"
 
 extern char** environ;
+extern "C" {
+extern char __executable_start, etext;
+// getpgid(0) and getppid(), called in two ways.
+long helper_getpgid();
+long helper_getppid();
+}
+asm(R"(
+  .text
+helper_getpgid:
+  mov $121, %eax
+  mov $0, %edi
+  syscall
+  ret
+helper_getppid:
+  mov $110, %eax
+  syscall
+  ret
+)");
 
 namespace guest {
+namespace {
+
+volatile sig_atomic_t interruptions, outside;
+
+// Calls from sites that signals interrupt at every instruction: 0 when each call answered right and no handler saw the
+// program anywhere but in its own code.
+int interrupted(int ms) {
+  struct sigaction action {};
+  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  action.sa_sigaction = [](int, siginfo_t*, void* context) {
+    auto rip = static_cast<uintptr_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+    interruptions = interruptions + 1;
+    bool inside = rip >= reinterpret_cast<uintptr_t>(&__executable_start) && rip < reinterpret_cast<uintptr_t>(&etext);
+    if (!inside) outside = outside + 1;
+  };
+  sigaction(SIGALRM, &action, nullptr);
+  const long group = getpgrp(), parent = getppid();
+  const int64_t end = now_ms() + ms;  // before the timer: the clock may be read in the vDSO
+  itimerval timer{{0, 100}, {0, 100}}, off{};
+  int wrong = 0;
+  for (bool more = true; more && wrong == 0;) {
+    setitimer(ITIMER_REAL, &timer, nullptr);
+    for (int i = 0; i < 20000; i++) {
+      if (helper_getpgid() != group) wrong |= 1;
+      if (helper_getppid() != parent) wrong |= 2;
+    }
+    setitimer(ITIMER_REAL, &off, nullptr);
+    more = now_ms() < end;
+  }
+  if (outside != 0) wrong |= 4;
+  if (interruptions == 0) wrong |= 8;
+  return wrong;
+}
+
+}  // namespace
 
 int run_helper(int argc, char** argv) {
   std::string name = argc > 0 ? argv[0] : "";
   if (name == "exit") return atoi(argv[1]);
+  if (name == "interrupted") return interrupted(atoi(argv[1]));
   if (name == "print-args") {
     for (int i = 1; i < argc; i++) printf("[%s]", argv[i]);
     for (char** e = environ; *e; e++)

@@ -500,6 +500,22 @@ TEST(process, names) {
   CHECK_STR(slurp("/proc/self/comm"), "a-name-that-is-\n");
 }
 
+// pam_loginuid(8): whoever is not logged in yet may say who they are.
+TEST(process, login_uid) {
+  if (access("/proc/self/loginuid", F_OK) != 0) SKIP("no auditing");
+  if (slurp("/proc/self/loginuid") != "4294967295") SKIP("logged in");
+  CHECK_STR(slurp("/proc/self/sessionid"), "4294967295");
+  int fd = OK(open("/proc/self/loginuid", O_RDWR));
+  CHECK_EQ(write(fd, "7", 1), 1);
+  CHECK_STR(slurp("/proc/self/loginuid"), "7");
+  CHECK(slurp("/proc/self/sessionid") != "4294967295");
+  WAIT_OK(spawn([] { return slurp("/proc/self/loginuid") == "7" ? 0 : 1; }));
+  FAILS(write(fd, "x", 1), EINVAL);
+  std::string other = "/proc/" + show(getppid()) + "/loginuid";
+  int their = open(other.c_str(), O_RDWR);
+  if (their >= 0) FAILS(write(their, "7", 1), EPERM);
+}
+
 TEST(process, pidfd) {
   pid_t pid = spawn([] {
     pause();

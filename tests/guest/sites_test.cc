@@ -80,3 +80,14 @@ TEST(sites, with_other_threads_there) {
     for (auto& t : all) t.join();
   }
 }
+
+// One process after another: what runs them may have learned of the program's sites.
+TEST(sites, interrupted_at_every_instruction) {
+  for (int run = 0; run < 4; ++run) {
+    pid_t pid = spawn([] {
+      execl(self(), "self", "--helper", "interrupted", "200", nullptr);
+      return 99;
+    });
+    WAIT_OK(pid);
+  }
+}

@@ -185,6 +185,17 @@ print(socket.getaddrinfo("localhost", 80, socket.AF_INET, socket.SOCK_STREAM), [
 E
 python3 n.py
 """),
+    # In a network namespace of the sandbox's own. Natively nobody can say which of the host's ports are taken.
+    ("low-ports", r"""
+python3 -c '
+import os, socket
+s = socket.socket(); s.bind(("0.0.0.0", 80)); s.listen(); print(s.getsockname())
+socket.create_connection(("127.0.0.1", 80)).close()
+os.setuid(1000)
+try: socket.socket().bind(("0.0.0.0", 81))
+except PermissionError as e: print(e)
+'
+""", {"native": False, "expect": b"('0.0.0.0', 80)\n[Errno 13] Permission denied\n"}),
     ("python-sqlite3", r"""
 python3 -c '
 import sqlite3

@@ -64,6 +64,7 @@ class GoferInode final : public vfs::Inode {
   bool ends_by(u64 offset) const { return valid_ && !mapped_ && attr_.size <= offset; }
   // The guest maps it shared and writable: from now on each attr() asks.
   void mapped_shared() { mapped_ = true; }
+  bool was_mapped_shared() const { return mapped_; }
   Result<std::shared_ptr<const Listing>> listing();
   wire::NodeId node() const { return node_; }
 

@@ -8,6 +8,7 @@ namespace sbx::fs::proc {
 
 namespace {
 
+constexpr std::string_view kPatchedText = "/memfd:text";
 constexpr u64 kOwnStart = 0x68000000, kOwnEnd = 0x76000000;
 
 struct Line {
@@ -48,6 +49,16 @@ void each_line(std::string_view text, Visit visit) {
   }
 }
 
+// Permissions and offset of `line`, device and inode of `file`.
+std::string with_file_of(std::string_view line, std::string_view file) {
+  auto field = [](std::string_view text, int n) {
+    size_t at = 0;
+    for (int i = 0; i < n; ++i) at = text.find(' ', text.find_first_not_of(' ', at));
+    return std::min(at, text.size());
+  };
+  return std::string(line.substr(0, field(line, 2))).append(file.substr(field(file, 2)));
+}
+
 std::string guest_name(const Line& line, const MapsView& view) {
   // The host labels its own idea of heap and stack, which belong to the program the stub began as.
   if (line.name.empty() || line.name == "[heap]" || line.name == "[stack]" || line.name.starts_with("[anon")) {
@@ -68,12 +79,22 @@ std::string translate_maps(std::string_view host, const MapsView& view) {
   std::string out;
   out.reserve(host.size());
   bool skipping = false;
+  Line before;  // without its middle
+  std::string middle, middle_before;
   each_line(host, [&](std::string_view text) {
     Line line;
     if (!parse(text, line)) {
       if (!skipping) out.append(text).append("\n");
       return;
     }
+    if (line.name.starts_with(kPatchedText)) {
+      // The text of the file mapped right below it (sentry/platform/patched_text.h).
+      bool follows = before.end == line.start;
+      line.name = follows ? before.name : std::string_view();
+      if (follows) middle = with_file_of(line.middle, middle_before), line.middle = middle;
+    }
+    before = line;
+    middle_before = line.middle;
     skipping = is_hidden(line.start, line.end) || line.name == "[vsyscall]";
     if (skipping) return;
     std::string row = str_printf("%08llx-%08llx", static_cast<unsigned long long>(line.start),

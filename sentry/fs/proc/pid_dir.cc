@@ -36,8 +36,8 @@ Result<std::string> constant(const Target&) {
   return std::string(Value);
 }
 
-constexpr char kNothing[] = "", kNoLogin[] = "4294967295", kAllow[] = "allow\n", kCoredump[] = "00000033\n",
-               kSlack[] = "50000\n", kUnconfined[] = "unconfined\n", kOomScore[] = "666\n";
+constexpr char kNothing[] = "", kAllow[] = "allow\n", kCoredump[] = "00000033\n", kSlack[] = "50000\n",
+               kUnconfined[] = "unconfined\n", kOomScore[] = "666\n";
 
 Result<void> set_oom_score_adj(const Target& target, i64 value) {
   if (value < -1000 || value > 1000) return Errno::kInval;
@@ -46,6 +46,23 @@ Result<void> set_oom_score_adj(const Target& target, i64 value) {
     return Errno::kAcces;
   }
   target.group->oom_score_adj = static_cast<i32>(value);
+  return {};
+}
+
+Result<std::string> loginuid_text(const Target& target) { return std::to_string(target.group->loginuid); }
+Result<std::string> sessionid_text(const Target& target) { return std::to_string(target.group->sessionid); }
+
+// One's own only; once it is set, by who may control auditing (kernel/auditsc.c audit_set_loginuid).
+Result<void> store_loginuid(const Target& target, std::string_view in) {
+  static u32 sessions = 0;
+  const Task* caller = task::current_task();
+  if (caller == nullptr || caller->group != target.group) return Errno::kPerm;
+  i64 value = TRY(parse_number(in));
+  if (value < 0 || value > 0xffffffffll) return Errno::kInval;
+  ThreadGroup& group = *caller->group;
+  if (group.loginuid != ~0u && !caller->creds->capable(CAP_AUDIT_CONTROL)) return Errno::kPerm;
+  group.loginuid = static_cast<u32>(value);
+  group.sessionid = group.loginuid == ~0u ? ~0u : ++sessions;
   return {};
 }
 
@@ -83,7 +100,7 @@ const Entry kEntries[] = {
     {"gid_map", S_IFREG | 0644, Kind::kText, uid_map_text},
     {"io", S_IFREG | 0400, Kind::kText, io_text, nullptr, Guard::kReader},
     {"limits", S_IFREG | 0444, Kind::kText, limits_text},
-    {"loginuid", S_IFREG | 0644, Kind::kText, constant<kNoLogin>},
+    {"loginuid", S_IFREG | 0644, Kind::kText, loginuid_text, store_loginuid},
     {"maps", S_IFREG | 0444, Kind::kText, maps_text, nullptr, Guard::kReader},
     {"mountinfo", S_IFREG | 0444, Kind::kText, mountinfo_text},
     {"mounts", S_IFREG | 0444, Kind::kText, mounts_text},
@@ -98,7 +115,7 @@ const Entry kEntries[] = {
     {"root", S_IFLNK | 0777, Kind::kRoot},
     {"sched", S_IFREG | 0644, Kind::kText, sched_text},
     {"schedstat", S_IFREG | 0444, Kind::kText, schedstat_text},
-    {"sessionid", S_IFREG | 0444, Kind::kText, constant<kNoLogin>},
+    {"sessionid", S_IFREG | 0444, Kind::kText, sessionid_text},
     {"setgroups", S_IFREG | 0644, Kind::kText, constant<kAllow>},
     {"smaps", S_IFREG | 0444, Kind::kText, smaps_text, nullptr, Guard::kReader},
     {"smaps_rollup", S_IFREG | 0444, Kind::kText, smaps_rollup_text, nullptr, Guard::kReader},

@@ -31,6 +31,7 @@
 blob_header:
   .quad 0x6275747378627301
   .quad template_entry
+  .quad stub_entry
 
   .section .text.entry, "ax"
 

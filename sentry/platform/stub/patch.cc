@@ -4,7 +4,7 @@
 //  B: any `syscall`: becomes a two-byte jmp into padding nearby that holds the long jmp.
 // Each is one store within one cache line; a mov that lies in two is replaced while no other thread can be there. Only
 // private, read-only text is rewritten.
-#include "sentry/platform/stub/decode.h"
+#include "sentry/platform/decode.h"
 #include "sentry/platform/stub/stub.h"
 
 namespace sbx::platform::stub {
@@ -213,6 +213,53 @@ void try_patch(Context& ctx) {
   mm_unlock();
 }
 
+namespace {
+
+bool begins(const u8* code, u64 value, u32 bytes) {
+  for (u32 i = 0; i < bytes; ++i) {
+    if (code[i] != static_cast<u8>(value >> (8 * i))) return false;
+  }
+  return true;
+}
+
+u64 target32(u64 behind, const u8* distance) {
+  u32 value = 0;
+  for (u32 i = 0; i < 4; ++i) value |= static_cast<u32>(distance[i]) << (8 * i);
+  return behind + static_cast<u64>(static_cast<i64>(static_cast<i32>(value)));
+}
+
+bool is_common(u64 at) {
+  u8 code[kCommonBytes];
+  return copy_in(code, at, sizeof(code)) && begins(code, kMovR11d, 2) &&
+         begins(code + 2, reinterpret_cast<u64>(&stub_entry), 4) && begins(code + 6, kJmpR11, 3);
+}
+
+// The address behind the site whose `lea` of it is at `at`; 0: there is none.
+u64 return_of(u64 at) {
+  u8 code[kLeaBytes + kHopBytes];
+  if (!copy_in(code, at, sizeof(code)) || !begins(code, kLeaRcxRip, 3) || code[kLeaBytes] != kHop) return 0;
+  if (!is_common(at + sizeof(code) + code[kLeaBytes + 1])) return 0;
+  return target32(at + kLeaBytes, code + 3);
+}
+
+// In text patched ahead: back to the `syscall`, which is still there or a jump here, or to the instruction before it.
+void leave_patched_text(GuestRegs& regs) {
+  u8 code[kMaxInsn];
+  if (is_common(regs.rip) || is_common(regs.rip - 6)) {
+    regs.rip = regs.rcx - 2;
+  } else if (u64 ret = return_of(regs.rip); ret != 0) {
+    regs.rip = ret - 2;
+  } else if (copy_in(code, regs.rip, 1) && code[0] == kHop && return_of(regs.rip - kLeaBytes) != 0) {
+    regs.rip = regs.rcx - 2;
+  } else if (copy_in(code, regs.rip, sizeof(code))) {
+    u32 length = decode(code, sizeof(code)).length;
+    u64 behind = length != 0 ? return_of(regs.rip + length) : 0;
+    if (behind != 0) regs.rip = behind - 2 - length;
+  }
+}
+
+}  // namespace
+
 void leave_trampoline(GuestRegs& regs) {
   const ProcessData& p = process();
   for (u32 i = 0; i < p.trampolines; ++i) {
@@ -225,6 +272,7 @@ void leave_trampoline(GuestRegs& regs) {
     regs.rip = ret - (loads_number ? 2 + kJumpBytes : 2);
     return;
   }
+  leave_patched_text(regs);
 }
 
 }  // namespace sbx::platform::stub

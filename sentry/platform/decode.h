@@ -270,7 +270,7 @@ constexpr Walk walk(const u8* code, u32 size, u32 from, u32 stop, u64 address, u
   Flow kind = Flow::kNext;
   auto close = [&](u32 end) {
     // Alignment pads of instructions nobody reaches; a run that ends elsewhere may be there for another reason.
-    bool aligned = kind == Flow::kTrap || ((address + end) & 15) == 0;
+    bool aligned = kind == Flow::kTrap || ((address + end) & 7) == 0;
     if (dead && end - begin >= kJumpBytes && aligned && begin >= first && begin <= last) {
       if (want_last || out.pad.length == 0) out.pad = {begin, end - begin};
     }

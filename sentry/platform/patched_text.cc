@@ -1,0 +1,427 @@
+#include "sentry/platform/patched_text.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bitset>
+#include <cstring>
+#include <optional>
+
+#include "sentry/base/counters.h"
+#include "sentry/platform/decode.h"
+#include "sentry/platform/layout.h"
+
+extern const char sbx_stub_blob[];
+
+namespace sbx::platform {
+
+COUNTER(copies_made, "platform.patched_texts", "texts of files patched ahead, in memory");
+COUNTER(sites_ahead, "platform.patched_ahead", "sites in them");
+COUNTER(copies_mapped, "platform.patched_maps", "mappings of them");
+
+namespace {
+
+constexpr u32 kUsesBefore = 1;       // of a file, before it is worth a copy
+constexpr u32 kSitesBefore = 8;      // fewer are not worth the memory
+constexpr u64 kMaxText = 8 << 20;    // of one copy
+constexpr u64 kMaxBytes = 32 << 20;  // of all
+constexpr size_t kMaxFiles = 512;    // remembered
+constexpr u32 kMaxHeaders = 64;
+constexpr u32 kNumbers = 512;
+constexpr u32 kMaxMoved = 11;
+
+// What short programs call. Those that run long patch their sites themselves, and the room is small: the C library has
+// five hundred sites.
+constexpr u16 kUsual[] = {
+    SYS_read,
+    SYS_write,
+    SYS_open,
+    SYS_close,
+    SYS_stat,
+    SYS_fstat,
+    SYS_lstat,
+    SYS_lseek,
+    SYS_mmap,
+    SYS_mprotect,
+    SYS_munmap,
+    SYS_brk,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_ioctl,
+    SYS_pread64,
+    SYS_writev,
+    SYS_access,
+    SYS_pipe,
+    SYS_select,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_dup,
+    SYS_dup2,
+    SYS_getpid,
+    SYS_socket,
+    SYS_connect,
+    SYS_clone,
+    SYS_fork,
+    SYS_vfork,
+    SYS_execve,
+    SYS_exit,
+    SYS_wait4,
+    SYS_uname,
+    SYS_fcntl,
+    SYS_ftruncate,
+    SYS_getcwd,
+    SYS_chdir,
+    SYS_fchdir,
+    SYS_rename,
+    SYS_mkdir,
+    SYS_rmdir,
+    SYS_link,
+    SYS_unlink,
+    SYS_symlink,
+    SYS_readlink,
+    SYS_chmod,
+    SYS_fchmod,
+    SYS_chown,
+    SYS_fchown,
+    SYS_umask,
+    SYS_getrusage,
+    SYS_sysinfo,
+    SYS_getuid,
+    SYS_getgid,
+    SYS_geteuid,
+    SYS_getegid,
+    SYS_setpgid,
+    SYS_getppid,
+    SYS_getpgrp,
+    SYS_setsid,
+    SYS_getpgid,
+    SYS_statfs,
+    SYS_fstatfs,
+    SYS_prctl,
+    SYS_arch_prctl,
+    SYS_gettid,
+    SYS_getdents64,
+    SYS_set_tid_address,
+    SYS_fadvise64,
+    SYS_clock_gettime,
+    SYS_nanosleep,
+    SYS_exit_group,
+    SYS_waitid,
+    SYS_openat,
+    SYS_mkdirat,
+    SYS_newfstatat,
+    SYS_unlinkat,
+    SYS_renameat,
+    SYS_readlinkat,
+    SYS_fchmodat,
+    SYS_faccessat,
+    SYS_set_robust_list,
+    SYS_utimensat,
+    SYS_dup3,
+    SYS_pipe2,
+    SYS_prlimit64,
+    SYS_getrandom,
+    SYS_statx,
+    SYS_rseq,
+    SYS_clone3,
+    SYS_close_range,
+    SYS_faccessat2,
+    SYS_getxattr,
+    SYS_lgetxattr,
+    SYS_poll,
+};
+
+bool usual(u32 nr) {
+  static const std::bitset<kNumbers> set = [] {
+    std::bitset<kNumbers> out;
+    for (u16 number : kUsual) out.set(number);
+    return out;
+  }();
+  return nr < kNumbers && set.test(nr);
+}
+
+u64 stub_entry_address() { return reinterpret_cast<const BlobHeader*>(sbx_stub_blob)->entry; }
+
+void put(u8*& at, u64 value, u32 bytes) {
+  for (u32 i = 0; i < bytes; ++i) *at++ = static_cast<u8>(value >> (8 * i));
+}
+
+// A jmp at text[at] to text[to].
+void put_jump(std::span<u8> text, u64 at, u64 to) {
+  u8* out = text.data() + at;
+  put(out, kJmp, 1);
+  put(out, to - (at + kJmpBytes), 4);
+}
+
+// A `syscall` and how it becomes a jump.
+struct Site {
+  u64 at;     // its offset
+  u32 moved;  // length of the instruction before it, which is replaced by the jump and done on the way; 0: by a pad
+  u8 rank;    // lower ones are patched first
+};
+
+u32 word(std::span<const u8> text, u64 at) {
+  u32 out = 0;
+  std::memcpy(&out, text.data() + at, sizeof(out));
+  return out;
+}
+
+// The code around a site that is looked at.
+struct Around {
+  u64 begin;
+  u32 size;
+};
+Around around(std::span<const u8> text, u64 at) {
+  constexpr u64 kEachSide = 512;
+  u64 begin = at > kEachSide ? (at - kEachSide) & ~63ull : 0;
+  return {begin, static_cast<u32>(std::min<u64>(text.size() - begin, 2 * kEachSide))};
+}
+
+// Whether an instruction begins at `at` by the code before it, as seen from `end`, where one does.
+bool begins_at(std::span<const u8> text, u64 at, u64 end) {
+  auto [begin, size] = around(text, at);
+  return instruction_begins(text.data() + begin, size, static_cast<u32>(at - begin), static_cast<u32>(end - begin),
+                            begin);
+}
+
+// Whether the instruction means the same at another address: none that jumps, or addresses by rip. A choice of those
+// that compilers put before a `syscall`.
+bool movable(const u8* code) {
+  while (*code == 0x64 || *code == 0x66 || *code == 0xf2 || *code == 0xf3) ++code;  // %fs, operand size, rep
+  if ((*code & 0xf0) == 0x40) ++code;
+  if ((*code & 0xf8) == 0xb8) return true;  // mov $value,%reg
+  bool two_bytes = *code == 0x0f;
+  u8 op = two_bytes ? code[1] : code[0];
+  constexpr u8 kOne[] = {0x01, 0x03, 0x29, 0x2b, 0x31, 0x33, 0x63, 0x81, 0x83, 0x89, 0x8b, 0x8d, 0xc6, 0xc7};
+  constexpr u8 kTwo[] = {0x10, 0x11, 0x28, 0x29, 0x6f, 0x7f, 0xb6, 0xb7, 0xbe, 0xbf};
+  std::span<const u8> known = two_bytes ? std::span<const u8>(kTwo) : std::span<const u8>(kOne);
+  if (std::find(known.begin(), known.end(), op) == known.end()) return false;
+  u8 modrm = code[two_bytes ? 2 : 1];
+  return (modrm & 0xc7) != 0x05;
+}
+
+// The length of a movable instruction that ends at `at` and is long enough for a jump; 0: there is none.
+u32 movable_before(std::span<const u8> text, u64 at) {
+  for (u32 length = kJmpBytes; length <= kMaxMoved; ++length) {
+    const u8* code = text.data() + at - length;
+    if (decode(code, length).length == length && movable(code) && begins_at(text, at - length, at)) return length;
+  }
+  return 0;
+}
+
+// `mov $number,%eax; syscall` needs no second look, five of its seven bytes are given; all else must be what it looks
+// like by the code around it. Data that look like this do not happen; a file made for it harms who runs it.
+std::optional<Site> site_at(std::span<const u8> text, u64 at) {
+  u64 mov = at - kMovBytes;
+  u32 value = word(text, mov + 1);
+  bool prefixed = (text[mov - 1] & 0xf1) == 0x41;  // REX.B: another register
+  if (text[mov] == kMovEax && !prefixed && value < kNumbers) {
+    if (value == SYS_rt_sigreturn) return {};
+    return Site{at, kMovBytes, static_cast<u8>(usual(value) ? 0 : 2)};
+  }
+  // rt_sigreturn traps always: mov $15,%rax.
+  if (text[at - 7] == 0x48 && text[at - 6] == 0xc7 && text[at - 5] == 0xc0) return {};
+  if (!begins_at(text, at, at + 2)) return {};
+  return Site{at, movable_before(text, at), 1};
+}
+
+std::vector<Site> find_sites(std::span<const u8> text, u64 used) {
+  std::vector<Site> out;
+  for (u64 at = kMaxMoved + 1; at + 2 <= used; ++at) {
+    const void* found = std::memchr(text.data() + at, 0x0f, used - 1 - at);
+    if (found == nullptr) break;
+    at = static_cast<u64>(static_cast<const u8*>(found) - text.data());
+    if (text[at + 1] != 0x05) continue;
+    if (auto site = site_at(text, at)) out.push_back(*site);
+  }
+  return out;
+}
+
+// The two-byte jump at `site` and the pad it reaches, from where a long one goes to text[to].
+bool patch_by_pad(std::span<u8> text, u64 site, u64 to) {
+  auto [begin, size] = around(text, site);
+  Pad pad = find_pad(text.data() + begin, size, static_cast<u32>(site - begin), begin);
+  if (pad.length < kJmpBytes) return false;
+  u64 at = begin + pad.at;
+  std::memset(text.data() + at, 0xcc, pad.length);
+  put_jump(text, at, to);
+  text[site] = kHop;
+  text[site + 1] = static_cast<u8>(at - (site + 2));
+  return true;
+}
+
+bool read_all(int fd, void* to, size_t n, u64 offset) {
+  auto* out = static_cast<char*>(to);
+  while (n > 0) {
+    ssize_t got = pread(fd, out, n, static_cast<off_t>(offset));
+    if (got <= 0) return false;
+    out += got;
+    n -= static_cast<size_t>(got);
+    offset += static_cast<u64>(got);
+  }
+  return true;
+}
+
+bool write_all(int fd, const void* from, size_t n, u64 offset) {
+  const auto* in = static_cast<const char*>(from);
+  while (n > 0) {
+    ssize_t put = pwrite(fd, in, n, static_cast<off_t>(offset));
+    if (put <= 0) return false;
+    in += put;
+    n -= static_cast<size_t>(put);
+    offset += static_cast<u64>(put);
+  }
+  return true;
+}
+
+// How many bytes of the mapping [offset, offset + length) are the text segment's; 0: it is not one, to the page.
+u64 segment_bytes(int fd, u64 offset, u64 length) {
+  Elf64_Ehdr header;
+  if (!read_all(fd, &header, sizeof(header), 0)) return 0;
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
+      header.e_machine != EM_X86_64 || header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum > kMaxHeaders) {
+    return 0;
+  }
+  std::vector<Elf64_Phdr> segments(header.e_phnum);
+  if (!read_all(fd, segments.data(), segments.size() * sizeof(Elf64_Phdr), header.e_phoff)) return 0;
+  for (const Elf64_Phdr& p : segments) {
+    if (p.p_type != PT_LOAD || (p.p_flags & (PF_R | PF_W | PF_X)) != (PF_R | PF_X)) continue;
+    if (p.p_offset == offset && p.p_filesz == p.p_memsz && p.p_filesz <= length && page_up(p.p_filesz) == length) {
+      return p.p_filesz;
+    }
+  }
+  return 0;
+}
+
+bool same(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
+
+}  // namespace
+
+namespace {
+
+// The jumps' targets, placed behind the code one after another, and behind at most 127 bytes of them what they have in
+// common.
+class Targets {
+ public:
+  Targets(std::span<u8> text, u64 from, u32 entry) : text_(text), free_(from), entry_(entry) {}
+  // Where the target of `site` goes; 0: there is no room.
+  u64 reserve(const Site& site) {
+    u64 bytes = site.moved + kLeaBytes + kHopBytes;
+    if (first_hop_ != 0 && free_ + bytes - first_hop_ > 127) end_group();
+    return free_ + bytes + kCommonBytes <= text_.size() ? free_ : 0;
+  }
+  // `moved`: the instruction that was before the site.
+  void place(const Site& site, std::span<const u8> moved) {
+    u8* at = text_.data() + free_;
+    std::memcpy(at, moved.data(), moved.size());
+    at += moved.size();
+    u64 behind = free_ + moved.size() + kLeaBytes;
+    put(at, kLeaRcxRip, 3);
+    put(at, site.at + 2 - behind, 4);
+    put(at, kHop, 1);
+    free_ = behind + kHopBytes;
+    if (first_hop_ == 0) first_hop_ = free_;
+    hops_.push_back(free_);
+  }
+  void end_group() {
+    for (u64 hop : hops_) text_[hop - 1] = static_cast<u8>(free_ - hop);
+    hops_.clear();
+    first_hop_ = 0;
+    u8* at = text_.data() + free_;
+    put(at, kMovR11d, 2);
+    put(at, entry_, 4);
+    put(at, kJmpR11, 3);
+    free_ += kCommonBytes;
+  }
+
+ private:
+  std::span<u8> text_;
+  u64 free_;
+  u32 entry_;
+  u64 first_hop_ = 0;      // behind it, as are hops_
+  std::vector<u64> hops_;  // of the group
+};
+
+}  // namespace
+
+u32 patch_text(std::span<u8> text, u64 used, u32 entry) {
+  if (used >= text.size() || text.size() % kPageSize != 0) return 0;
+  if (std::any_of(text.begin() + static_cast<i64>(used), text.end(), [](u8 byte) { return byte != 0; })) return 0;
+  std::vector<Site> sites = find_sites(text, used);
+  std::stable_sort(sites.begin(), sites.end(), [](const Site& a, const Site& b) { return a.rank < b.rank; });
+  Targets targets(text, used, entry);
+  u32 done = 0;
+  for (const Site& site : sites) {
+    u64 target = targets.reserve(site);
+    if (target == 0) break;
+    u8* before = text.data() + site.at - site.moved;
+    u8 moved[kMaxMoved];
+    std::memcpy(moved, before, site.moved);
+    if (site.moved != 0) {
+      std::memset(before, 0xcc, site.moved);
+      put_jump(text, site.at - site.moved, target);
+    } else if (!patch_by_pad(text, site.at, target)) {
+      continue;
+    }
+    targets.place(site, {moved, site.moved});
+    ++done;
+  }
+  if (done != 0) targets.end_group();
+  return done;
+}
+
+PatchedText::Copy PatchedText::make_copy(int fd, u64 offset, u64 length) {
+  Copy copy{offset, length, {}};
+  if (length > kMaxText || bytes_ + length > kMaxBytes) return copy;
+  u64 used = segment_bytes(fd, offset, length);
+  if (used == 0) return copy;
+  std::vector<u8> text(length);
+  // The file may end with the segment: the rest of its last page is zero then too.
+  struct stat st;
+  if (fstat(fd, &st) != 0 || static_cast<u64>(st.st_size) < offset + used) return copy;
+  if (!read_all(fd, text.data(), std::min(length, static_cast<u64>(st.st_size) - offset), offset)) return copy;
+  u32 sites = patch_text(text, used, static_cast<u32>(stub_entry_address()));
+  if (sites < kSitesBefore) return copy;
+  UniqueFd memfd(memfd_create("text", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!memfd || ftruncate(memfd.get(), static_cast<off_t>(offset + length)) != 0 ||
+      !write_all(memfd.get(), text.data(), length, offset) ||
+      fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
+    return copy;
+  }
+  bytes_ += length;
+  copies_made.add();
+  sites_ahead.add(sites);
+  copy.memfd = std::move(memfd);
+  return copy;
+}
+
+MapSource PatchedText::replace(MapSource source, u64 length) {
+  struct stat st;
+  if (source.fd < 0 || fstat(source.fd, &st) != 0 || !S_ISREG(st.st_mode)) return source;
+  if (files_.size() >= kMaxFiles) {
+    std::erase_if(files_, [](const auto& entry) { return entry.second.uses <= kUsesBefore; });
+    if (files_.size() >= kMaxFiles) return source;
+  }
+  File& file = files_[{st.st_dev, st.st_ino}];
+  if (file.size != st.st_size || !same(file.modified, st.st_mtim) || !same(file.changed, st.st_ctim)) {
+    for (const Copy& copy : file.copies) bytes_ -= copy.memfd ? copy.length : 0;
+    file = File{st.st_size, st.st_mtim, st.st_ctim, 0, {}};
+  }
+  if (++file.uses <= kUsesBefore) return source;
+  auto known = std::find_if(file.copies.begin(), file.copies.end(),
+                            [&](const Copy& copy) { return copy.offset == source.offset && copy.length == length; });
+  if (known == file.copies.end()) {
+    // A file has one text segment; what else is mapped of it again and again is not looked at for ever.
+    if (file.copies.size() >= 4) return source;
+    known = file.copies.insert(known, make_copy(source.fd, source.offset, length));
+  }
+  if (!known->memfd) return source;
+  copies_mapped.add();
+  return {known->memfd.get(), source.offset};
+}
+
+}  // namespace sbx::platform

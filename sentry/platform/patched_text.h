@@ -1,0 +1,46 @@
+// Text patched before it is mapped: of a file whose text many processes map (the C library, the dynamic loader), one
+// copy in memory whose system calls are jumps into the stub already. A process that maps it traps at no such site and
+// copies no page of it. docs/platform.md, "Patched text".
+//
+// Which sites are patched is decided from the file's bytes alone: nothing a stub says or writes gets into the text of
+// another process, and the copies are sealed. Kernel lock for everything.
+#pragma once
+#include <sys/stat.h>
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "sentry/base/unique_fd.h"
+#include "sentry/platform/platform.h"
+
+namespace sbx::platform {
+
+// Patches the system calls of `text`: whole pages of which the first `used` bytes are code and the rest is zero, where
+// the jumps' targets go. `entry` is the stub's address for them. Calls whose numbers most programs use come first, as
+// long as there is room. Returns how many sites were patched.
+u32 patch_text(std::span<u8> text, u64 used, u32 entry);
+
+class PatchedText {
+ public:
+  // As Platform::text. The first uses of a file are answered with the file itself: most files are mapped seldom.
+  MapSource replace(MapSource source, u64 length);
+
+ private:
+  struct Copy {
+    u64 offset, length;  // of the file; the memfd has the same offsets
+    UniqueFd memfd;      // not valid: not worth it
+  };
+  struct File {
+    off_t size = 0;
+    timespec modified{}, changed{};
+    u32 uses = 0;
+    std::vector<Copy> copies;
+  };
+  Copy make_copy(int fd, u64 offset, u64 length);
+
+  std::map<std::pair<dev_t, ino_t>, File> files_;
+  u64 bytes_ = 0;  // in copies
+};
+
+}  // namespace sbx::platform
