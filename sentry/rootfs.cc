@@ -86,9 +86,16 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
     const task::Task* task = task::current_task();
     return task != nullptr && task->creds->capable(static_cast<u32>(capability));
   };
+  ipc::Namespace& ipc = *task::kernel().ipc;
   for (const auto& [name, value] : config.sysctls) {
-    if (name == "net.ipv4.ip_unprivileged_port_start")
-      net::unprivileged_port_start = static_cast<u32>(strtoul(value.c_str(), nullptr, 10));
+    const u64 number = strtoull(value.c_str(), nullptr, 10);
+    if (name == "net.ipv4.ip_unprivileged_port_start") net::unprivileged_port_start = static_cast<u32>(number);
+    if (name == "kernel.shmmax") ipc.shmmax = number;
+    if (name == "kernel.shmall") ipc.shmall = number;
+    if (name == "kernel.shmmni") ipc.segments.limit = static_cast<u32>(std::min<u64>(number, ipc::kMaxIds));
+    if (name == "kernel.msgmax") ipc.msgmax = std::min<u64>(number, 1 << 20);
+    if (name == "kernel.msgmnb") ipc.msgmnb = number;
+    if (name == "kernel.msgmni") ipc.queues.limit = static_cast<u32>(std::min<u64>(number, ipc::kMaxIds));
   }
   net::caller_identity = [] {
     const task::Task* task = task::current_task();

@@ -64,6 +64,7 @@ void GuestThreadImpl::on_request() {
     case RequestKind::kBind: e.kind = EntryKind::kStarted; break;
     case RequestKind::kSyscall: e.kind = EntryKind::kSyscall; break;
     case RequestKind::kCloned: e.kind = EntryKind::kCloned; break;
+    case RequestKind::kMapped: e.kind = EntryKind::kMapped; break;
     case RequestKind::kFault:
       e.kind = EntryKind::kFault;
       e.ip = s.ip;
@@ -281,6 +282,8 @@ void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
   op.offset = request.source.offset;
   op.fd = fd;
   op.close_fd = fd >= 0;
+  op.unmap = request.unmap;
+  op.report = request.report;
   finish(Command::kMmap, 0);
 }
 

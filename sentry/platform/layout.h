@@ -42,9 +42,9 @@ enum class RequestKind : u8 {
   kSignalCheck = 2,
   kFault = 3,
   kCloneFailed = 4,  // args[0]: -errno
-  kMapped = 5,       // a zygote finished its image: args[0]: 0 or -errno
-  kTemplate = 6,     // template or zygote: ready for a command
-  kCloned = 7,       // the vfork child exists
+  kMapped = 5,    // a zygote finished its image, or a MapOp with `report` was done: args[0]: the address, 0 or -errno
+  kTemplate = 6,  // template or zygote: ready for a command
+  kCloned = 7,    // the vfork child exists
 };
 
 enum class Command : u8 {
@@ -85,6 +85,8 @@ struct MapOp {
   u32 prot, flags;
   i32 fd;  // in the stub's table; -1 anonymous
   u32 close_fd;
+  u32 unmap;   // munmap instead
+  u32 report;  // kMapped before the call returns
 };
 
 struct CopyOp {

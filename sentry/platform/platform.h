@@ -26,7 +26,8 @@ enum class EntryKind : u8 {
   kFault,        // a synchronous host signal in guest code: fault valid
   kCloned,       // after resume_clone with kVfork: the child exists; the parent waits for resume(tid) until the kernel
                  // lets it go on (child execed or exited). Not used for kFork and kThread.
-  kLost,         // the host thread is gone (killed from outside, exited by itself): no resume is possible
+  kMapped,  // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
+  kLost,    // the host thread is gone (killed from outside, exited by itself): no resume is possible
 };
 
 struct Fault {
@@ -109,6 +110,8 @@ struct MmapRequest {
   u64 addr, length;
   u32 prot, flags;  // MAP_* already reduced to what the stub's filter knows
   MapSource source;
+  bool unmap = false;   // munmap [addr, addr + length) instead
+  bool report = false;  // the next entry is kMapped, which says where
 };
 
 // One guest address space: a stub process (or several sharing memory) with its slots.

@@ -77,6 +77,11 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     group->exit_signal = args.exit_signal;
     group->oom_score_adj = self.oom_score_adj;
     group->loginuid = self.loginuid;
+    if (self.shm) group->shm = (f & CLONE_VM) != 0 ? self.shm : self.shm->clone();
+    if ((f & CLONE_SYSVSEM) != 0) {
+      if (!self.sem_undo) self.sem_undo = kernel().ipc->new_undo();
+      group->sem_undo = self.sem_undo;
+    }
     group->sessionid = self.sessionid;
     group->vfork_done = (f & CLONE_VFORK) == 0;
   }

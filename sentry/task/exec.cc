@@ -214,6 +214,7 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
   group.has_execed = true;
   group.exit_signal = SIGCHLD;
   group.posix_timers.reset();
+  leave_memory(group);
   task.comm = prepared.comm;
   task.robust_list = 0;
   group.vfork_done = true;

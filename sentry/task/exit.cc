@@ -122,6 +122,9 @@ void end_group(ThreadGroup& group, Task& last, i32 wait_status) {
   if (group.real_timer) group.real_timer->cancel();
   group.posix_timers.reset();
   group.image = nullptr;
+  leave_memory(group);
+  if (group.sem_undo && group.sem_undo->ref_count() == 1) group.sem_undo->undo_all(group.pid);
+  group.sem_undo = nullptr;
   group.vfork_done = true;
   group.vfork_queue.wake_all();
   hang_up_orphaned_groups(group);
@@ -149,6 +152,12 @@ void end_group(ThreadGroup& group, Task& last, i32 wait_status) {
 }
 
 }  // namespace
+
+void leave_memory(ThreadGroup& group) {
+  // A vfork child shares its parent's.
+  if (group.shm && group.shm->ref_count() == 1) group.shm->detach_all(group.pid);
+  group.shm = nullptr;
+}
 
 void exit_task(Task& task, i32 wait_status) {
   task.exited = true;

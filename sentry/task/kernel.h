@@ -37,6 +37,7 @@ class Kernel {
   std::unique_ptr<platform::Platform> platform;
   RefPtr<vfs::MountNamespace> mounts;  // the container's
   RefPtr<UtsNamespace> uts;
+  RefPtr<ipc::Namespace> ipc = make_ref<ipc::Namespace>();
   u64 boot_time_ns = 0;      // CLOCK_MONOTONIC at start
   std::string boot_id;       // /proc/sys/kernel/random/boot_id
   RefPtr<ThreadGroup> init;  // pid 1; null before start
@@ -110,6 +111,8 @@ Result<i64> exec_task(Task& task, ExecArgs args);
 
 // The calling task ends with this code (exit); the last one ends the group. Marks task.exited.
 void exit_task(Task& task, i32 wait_status);
+// exec and exit: what hangs on the old address space (System V segments) is left.
+void leave_memory(ThreadGroup& group);
 
 struct WaitRequest {
   enum class Who : u8 { kAny, kPid, kGroup } who = Who::kAny;

@@ -43,6 +43,7 @@ void Task::run() {
           if (!group->exiting) finish_syscall(vfork_child);
           break;
         }
+        case EntryKind::kMapped:  // nobody asked: not our stub any more
         case EntryKind::kLost:
           // Killed from outside (the host's OOM killer, an administrator). Another task's exec ends this one quietly.
           if (group->exec_task == nullptr || group->exec_task == this)

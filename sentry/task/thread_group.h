@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sentry/fiber/fiber.h"
+#include "sentry/ipc/namespace.h"
 #include "sentry/signal/signal.h"
 #include "sentry/task/session.h"
 #include "sentry/vfs/file.h"
@@ -88,6 +89,9 @@ class ThreadGroup : public RefCounted {
   std::shared_ptr<void> posix_timers;
   i32 oom_score_adj = 0;
   u32 loginuid = ~0u, sessionid = ~0u;  // of the audit system (pam_loginuid(8)): not set
+
+  RefPtr<ipc::Attachments> shm;   // null: none
+  RefPtr<ipc::SemUndo> sem_undo;  // null: nothing to undo
 
   // Called once when the group became a zombie (stand-ins of `sbx exec`, container init).
   std::function<void(i32 status)> on_exit;

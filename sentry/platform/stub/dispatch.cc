@@ -5,6 +5,8 @@
 namespace sbx::platform::stub {
 namespace {
 
+constexpr u64 kMapFixed = 0x10, kMapFixedNoreplace = 0x100000;
+
 // Touches the pages as a write does, without changing a byte. At most two pages.
 bool can_write(u64 addr, u64 n) {
   if (addr + n < addr || addr + n > kUserEnd) return false;
@@ -70,14 +72,18 @@ i64 copy_results(Slot& slot) {
 
 void mmap_by_sentry(Context& ctx) {
   const MapOp op = *reinterpret_cast<const MapOp*>(window(*ctx.slot));
-  if (op.addr != 0 && (op.flags & 0x10) != 0 && touches_reserved(op.addr, op.length)) {
+  bool fixed = (op.flags & (kMapFixed | kMapFixedNoreplace)) != 0 || op.unmap != 0;
+  i64 at = -kEnomem;
+  if (fixed && touches_reserved(op.addr, op.length)) {
     if (op.close_fd != 0) sys6(kNrClose, static_cast<u64>(op.fd));
-    ctx.regs->rax = static_cast<u64>(-kEnomem);
-    return;
+  } else {
+    at = run_map_op(op);
   }
-  i64 at = run_map_op(op);
   if (!failed(at) && (op.flags & 1) != 0) note_shared(static_cast<u64>(at), op.length);
   ctx.regs->rax = static_cast<u64>(at);
+  if (op.report == 0) return;
+  ctx.slot->args[0] = static_cast<u64>(at);
+  ask_sentry(ctx, RequestKind::kMapped);
 }
 
 }  // namespace
@@ -93,7 +99,7 @@ void ask_sentry(Context& ctx, RequestKind kind) {
       return;
     case Command::kContinue: return;
     case Command::kDeliver:
-      if (kind == RequestKind::kSyscall || kind == RequestKind::kCloned) {
+      if (kind == RequestKind::kSyscall || kind == RequestKind::kCloned || kind == RequestKind::kMapped) {
         if (slot.delivery.restart != 0) {
           ctx.regs->rax = slot.nr;
           ctx.regs->rip -= 2;

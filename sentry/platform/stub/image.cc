@@ -76,6 +76,7 @@ void make_zygote(Slot& slot) {
 }  // namespace
 
 i64 run_map_op(const MapOp& op) {
+  if (op.unmap != 0) return sys6(kNrMunmap, op.addr, op.length);
   i64 at = sys6(kNrMmap, op.addr, op.length, op.prot, op.flags, static_cast<u64>(static_cast<i64>(op.fd)), op.offset);
   if (op.close_fd != 0) sys6(kNrClose, static_cast<u64>(op.fd));
   return at;
