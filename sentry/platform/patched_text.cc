@@ -14,6 +14,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/platform/decode.h"
 #include "sentry/platform/layout.h"
+#include "sentry/platform/unwind_info.h"
 
 extern const char sbx_stub_blob[];
 
@@ -30,110 +31,27 @@ constexpr u32 kSitesBefore = 8;      // fewer are not worth the memory
 constexpr u64 kMaxText = 8 << 20;    // of one copy
 constexpr u64 kMaxBytes = 32 << 20;  // of all
 constexpr size_t kMaxFiles = 512;    // remembered
-constexpr u32 kMaxHeaders = 64;
 constexpr u32 kNumbers = 512;
 constexpr u32 kMaxMoved = 11;
 
 // What short programs call. Those that run long patch their sites themselves, and the room is small: the C library has
 // five hundred sites.
+// clang-format off
 constexpr u16 kUsual[] = {
-    SYS_read,
-    SYS_write,
-    SYS_open,
-    SYS_close,
-    SYS_stat,
-    SYS_fstat,
-    SYS_lstat,
-    SYS_lseek,
-    SYS_mmap,
-    SYS_mprotect,
-    SYS_munmap,
-    SYS_brk,
-    SYS_rt_sigaction,
-    SYS_rt_sigprocmask,
-    SYS_ioctl,
-    SYS_pread64,
-    SYS_writev,
-    SYS_access,
-    SYS_pipe,
-    SYS_select,
-    SYS_mremap,
-    SYS_madvise,
-    SYS_dup,
-    SYS_dup2,
-    SYS_getpid,
-    SYS_socket,
-    SYS_connect,
-    SYS_clone,
-    SYS_fork,
-    SYS_vfork,
-    SYS_execve,
-    SYS_exit,
-    SYS_wait4,
-    SYS_uname,
-    SYS_fcntl,
-    SYS_ftruncate,
-    SYS_getcwd,
-    SYS_chdir,
-    SYS_fchdir,
-    SYS_rename,
-    SYS_mkdir,
-    SYS_rmdir,
-    SYS_link,
-    SYS_unlink,
-    SYS_symlink,
-    SYS_readlink,
-    SYS_chmod,
-    SYS_fchmod,
-    SYS_chown,
-    SYS_fchown,
-    SYS_umask,
-    SYS_getrusage,
-    SYS_sysinfo,
-    SYS_getuid,
-    SYS_getgid,
-    SYS_geteuid,
-    SYS_getegid,
-    SYS_setpgid,
-    SYS_getppid,
-    SYS_getpgrp,
-    SYS_setsid,
-    SYS_getpgid,
-    SYS_statfs,
-    SYS_fstatfs,
-    SYS_prctl,
-    SYS_arch_prctl,
-    SYS_gettid,
-    SYS_getdents64,
-    SYS_set_tid_address,
-    SYS_fadvise64,
-    SYS_clock_gettime,
-    SYS_nanosleep,
-    SYS_exit_group,
-    SYS_waitid,
-    SYS_openat,
-    SYS_mkdirat,
-    SYS_newfstatat,
-    SYS_unlinkat,
-    SYS_renameat,
-    SYS_readlinkat,
-    SYS_fchmodat,
-    SYS_faccessat,
-    SYS_set_robust_list,
-    SYS_utimensat,
-    SYS_dup3,
-    SYS_pipe2,
-    SYS_prlimit64,
-    SYS_getrandom,
-    SYS_statx,
-    SYS_rseq,
-    SYS_clone3,
-    SYS_close_range,
-    SYS_faccessat2,
-    SYS_getxattr,
-    SYS_lgetxattr,
+    SYS_read, SYS_write, SYS_open, SYS_close, SYS_stat, SYS_fstat, SYS_lstat, SYS_lseek, SYS_mmap, SYS_mprotect,
+    SYS_munmap, SYS_brk, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_ioctl, SYS_pread64, SYS_writev, SYS_access,
+    SYS_pipe, SYS_select, SYS_mremap, SYS_madvise, SYS_dup, SYS_dup2, SYS_getpid, SYS_socket, SYS_connect, SYS_clone,
+    SYS_fork, SYS_vfork, SYS_execve, SYS_exit, SYS_wait4, SYS_uname, SYS_fcntl, SYS_ftruncate, SYS_getcwd, SYS_chdir,
+    SYS_fchdir, SYS_rename, SYS_mkdir, SYS_rmdir, SYS_link, SYS_unlink, SYS_symlink, SYS_readlink, SYS_chmod,
+    SYS_fchmod, SYS_chown, SYS_fchown, SYS_umask, SYS_getrusage, SYS_sysinfo, SYS_getuid, SYS_getgid, SYS_geteuid,
+    SYS_getegid, SYS_setpgid, SYS_getppid, SYS_getpgrp, SYS_setsid, SYS_getpgid, SYS_statfs, SYS_fstatfs, SYS_prctl,
+    SYS_arch_prctl, SYS_gettid, SYS_getdents64, SYS_set_tid_address, SYS_fadvise64, SYS_clock_gettime, SYS_nanosleep,
+    SYS_exit_group, SYS_waitid, SYS_openat, SYS_mkdirat, SYS_newfstatat, SYS_unlinkat, SYS_renameat, SYS_readlinkat,
+    SYS_fchmodat, SYS_faccessat, SYS_set_robust_list, SYS_utimensat, SYS_dup3, SYS_pipe2, SYS_prlimit64,
+    SYS_getrandom, SYS_statx, SYS_rseq, SYS_clone3, SYS_close_range, SYS_faccessat2, SYS_getxattr, SYS_lgetxattr,
     SYS_poll,
 };
+// clang-format on
 
 bool usual(u32 nr) {
   static const std::bitset<kNumbers> set = [] {
@@ -157,6 +75,8 @@ void put_jump(std::span<u8> text, u64 at, u64 to) {
   put(out, to - (at + kJmpBytes), 4);
 }
 
+using Unwinds = std::function<bool(u64 at)>;
+
 // A `syscall` and how it becomes a jump.
 struct Site {
   u64 at;     // its offset
@@ -170,22 +90,24 @@ u32 word(std::span<const u8> text, u64 at) {
   return out;
 }
 
-// The code around a site that is looked at.
-struct Around {
-  u64 begin;
-  u32 size;
-};
-Around around(std::span<const u8> text, u64 at) {
-  constexpr u64 kEachSide = 512;
-  u64 begin = at > kEachSide ? (at - kEachSide) & ~63ull : 0;
-  return {begin, static_cast<u32>(std::min<u64>(text.size() - begin, 2 * kEachSide))};
-}
-
-// Whether an instruction begins at `at` by the code before it, as seen from `end`, where one does.
+// Whether instructions begin at `at` and at `end` by the code before them: by all walks of it that come to `end`.
 bool begins_at(std::span<const u8> text, u64 at, u64 end) {
-  auto [begin, size] = around(text, at);
-  return instruction_begins(text.data() + begin, size, static_cast<u32>(at - begin), static_cast<u32>(end - begin),
-                            begin);
+  u64 lead = at > kDecodeLead ? at - kDecodeLead : 0;
+  u32 arrived = 0;
+  for (u64 from = lead; from < lead + kDecodeStarts && from < at; ++from) {
+    bool met = false;
+    u64 here = from;
+    while (here < end) {
+      met = met || here == at;
+      u32 length = decode(&text[here], static_cast<u32>(std::min<u64>(text.size() - here, kMaxInsn))).length;
+      if (length == 0) break;
+      here += length;
+    }
+    if (here != end) continue;
+    if (!met) return false;
+    ++arrived;
+  }
+  return arrived >= kDecodeStarts / 4;
 }
 
 // Whether the instruction means the same at another address: none that jumps, or addresses by rip. A choice of those
@@ -213,32 +135,47 @@ u32 movable_before(std::span<const u8> text, u64 at) {
   return 0;
 }
 
-// `mov $number,%eax; syscall` needs no second look, five of its seven bytes are given; all else must be what it looks
-// like by the code around it. Data that look like this do not happen; a file made for it harms who runs it.
-std::optional<Site> site_at(std::span<const u8> text, u64 at) {
+// Code that makes code has such bytes in its operands: each must be what it looks like by the code around it. A file
+// made to deceive harms who runs it.
+std::optional<Site> site_at(std::span<const u8> text, u64 at, const Unwinds& unwinds) {
   u64 mov = at - kMovBytes;
   u32 value = word(text, mov + 1);
   bool prefixed = (text[mov - 1] & 0xf1) == 0x41;  // REX.B: another register
-  if (text[mov] == kMovEax && !prefixed && value < kNumbers) {
-    if (value == SYS_rt_sigreturn) return {};
+  bool loads = text[mov] == kMovEax && !prefixed;
+  if (loads && value == SYS_rt_sigreturn) return {};
+  if (loads && value < kNumbers && begins_at(text, mov, at + 2)) {
     return Site{at, kMovBytes, static_cast<u8>(usual(value) ? 0 : 2)};
   }
-  // rt_sigreturn traps always: mov $15,%rax.
-  if (text[at - 7] == 0x48 && text[at - 6] == 0xc7 && text[at - 5] == 0xc0) return {};
+  constexpr u8 kSigreturn[] = {0x48, 0xc7, 0xc0, SYS_rt_sigreturn, 0, 0, 0};  // mov $15,%rax, as unwinders know it
+  if (std::memcmp(&text[at - sizeof(kSigreturn)], kSigreturn, sizeof(kSigreturn)) == 0) {
+    if (!unwinds(at)) return {};
+    return Site{at, sizeof(kSigreturn), 0};
+  }
   if (!begins_at(text, at, at + 2)) return {};
   return Site{at, movable_before(text, at), 1};
 }
 
-std::vector<Site> find_sites(std::span<const u8> text, u64 used) {
+std::vector<Site> find_sites(std::span<const u8> text, u64 used, const Unwinds& unwinds) {
   std::vector<Site> out;
   for (u64 at = kMaxMoved + 1; at + 2 <= used; ++at) {
     const void* found = std::memchr(text.data() + at, 0x0f, used - 1 - at);
     if (found == nullptr) break;
     at = static_cast<u64>(static_cast<const u8*>(found) - text.data());
     if (text[at + 1] != 0x05) continue;
-    if (auto site = site_at(text, at)) out.push_back(*site);
+    if (auto site = site_at(text, at, unwinds)) out.push_back(*site);
   }
   return out;
+}
+
+// The code around a site that is looked at.
+struct Around {
+  u64 begin;
+  u32 size;
+};
+Around around(std::span<const u8> text, u64 at) {
+  constexpr u64 kEachSide = 512;
+  u64 begin = at > kEachSide ? (at - kEachSide) & ~63ull : 0;
+  return {begin, static_cast<u32>(std::min<u64>(text.size() - begin, 2 * kEachSide))};
 }
 
 // The two-byte jump at `site` and the pad it reaches, from where a long one goes to text[to].
@@ -251,18 +188,6 @@ bool patch_by_pad(std::span<u8> text, u64 site, u64 to) {
   put_jump(text, at, to);
   text[site] = kHop;
   text[site + 1] = static_cast<u8>(at - (site + 2));
-  return true;
-}
-
-bool read_all(int fd, void* to, size_t n, u64 offset) {
-  auto* out = static_cast<char*>(to);
-  while (n > 0) {
-    ssize_t got = pread(fd, out, n, static_cast<off_t>(offset));
-    if (got <= 0) return false;
-    out += got;
-    n -= static_cast<size_t>(got);
-    offset += static_cast<u64>(got);
-  }
   return true;
 }
 
@@ -280,15 +205,7 @@ bool write_all(int fd, const void* from, size_t n, u64 offset) {
 
 // How many bytes of the mapping [offset, offset + length) are the text segment's; 0: it is not one, to the page.
 u64 segment_bytes(int fd, u64 offset, u64 length) {
-  Elf64_Ehdr header;
-  if (!read_all(fd, &header, sizeof(header), 0)) return 0;
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
-      header.e_machine != EM_X86_64 || header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum > kMaxHeaders) {
-    return 0;
-  }
-  std::vector<Elf64_Phdr> segments(header.e_phnum);
-  if (!read_all(fd, segments.data(), segments.size() * sizeof(Elf64_Phdr), header.e_phoff)) return 0;
-  for (const Elf64_Phdr& p : segments) {
+  for (const Elf64_Phdr& p : read_segments(fd)) {
     if (p.p_type != PT_LOAD || (p.p_flags & (PF_R | PF_W | PF_X)) != (PF_R | PF_X)) continue;
     if (p.p_offset == offset && p.p_filesz == p.p_memsz && p.p_filesz <= length && page_up(p.p_filesz) == length) {
       return p.p_filesz;
@@ -348,10 +265,10 @@ class Targets {
 
 }  // namespace
 
-u32 patch_text(std::span<u8> text, u64 used, u32 entry) {
+u32 patch_text(std::span<u8> text, u64 used, u32 entry, const Unwinds& unwinds) {
   if (used >= text.size() || text.size() % kPageSize != 0) return 0;
   if (std::any_of(text.begin() + static_cast<i64>(used), text.end(), [](u8 byte) { return byte != 0; })) return 0;
-  std::vector<Site> sites = find_sites(text, used);
+  std::vector<Site> sites = find_sites(text, used, unwinds);
   std::stable_sort(sites.begin(), sites.end(), [](const Site& a, const Site& b) { return a.rank < b.rank; });
   Targets targets(text, used, entry);
   u32 done = 0;
@@ -384,7 +301,8 @@ PatchedText::Copy PatchedText::make_copy(int fd, u64 offset, u64 length) {
   struct stat st;
   if (fstat(fd, &st) != 0 || static_cast<u64>(st.st_size) < offset + used) return copy;
   if (!read_all(fd, text.data(), std::min(length, static_cast<u64>(st.st_size) - offset), offset)) return copy;
-  u32 sites = patch_text(text, used, static_cast<u32>(stub_entry_address()));
+  auto unwinds = [&](u64 at) { return has_signal_frame(fd, offset + at); };
+  u32 sites = patch_text(text, used, static_cast<u32>(stub_entry_address()), unwinds);
   if (sites < kSitesBefore) return copy;
   UniqueFd memfd(memfd_create("text", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!memfd || ftruncate(memfd.get(), static_cast<off_t>(offset + length)) != 0 ||

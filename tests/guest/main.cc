@@ -171,6 +171,13 @@ int main(int argc, char** argv) {
   self_path = n > 0 ? std::string(link, n) : argv[0];
   if (argc > 1 && !strcmp(argv[1], "--helper")) return run_helper(argc - 2, argv + 2);
 
+  // What runs programs may learn of those that are executed again.
+  if (const char* times = getenv("GUEST_EXECS"); times != nullptr && atoi(times) > 0) {
+    setenv("GUEST_EXECS", show(atoi(times) - 1).c_str(), 1);
+    execv(self(), argv);
+    return 126;
+  }
+
   bool list = argc > 1 && !strcmp(argv[1], "--list");
   const char* base_env = getenv("GUEST_DIR");
   std::string base = base_env ? base_env : "/tmp";

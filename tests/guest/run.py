@@ -20,6 +20,7 @@ parser.add_argument("--box", default="sbx")
 parser.add_argument("--program", default=os.path.join(box.REPO, "build/tests/guest/guest_tests"))
 parser.add_argument("--expect", default=os.path.join(os.path.dirname(os.path.realpath(__file__)), "expect.txt"))
 parser.add_argument("--dir", default="/tmp", help="where the tests work: a directory of the root filesystem or a tmpfs")
+parser.add_argument("--execs", type=int, default=0, help="how often the program executes itself before it begins")
 parser.add_argument("--timeout", type=float, default=600)
 parser.add_argument("tests", nargs="*")
 arguments = parser.parse_args()
@@ -36,7 +37,7 @@ with root:
     directory = os.path.dirname(os.path.realpath(arguments.program))
     result = where.run(["/opt/guest/" + os.path.basename(arguments.program), *arguments.tests],
                        binds=[(directory, "/opt/guest")], cwd="/", timeout=arguments.timeout,
-                       environment={"GUEST_DIR": arguments.dir})
+                       environment={"GUEST_DIR": arguments.dir, "GUEST_EXECS": str(arguments.execs)})
     where.close()
 out = result.stdout.decode(errors="replace")
 ran = dict((m[2], m[1]) for m in re.finditer(r"^(ok  |FAIL|skip) (\S+)", out, re.M))

@@ -132,8 +132,11 @@ void handle_syscall(Context& ctx) {
   Slot& slot = *ctx.slot;
   u32 nr = static_cast<u32>(regs.rax);
   i64 ret = 0;
-  if (nr == kNrSigreturn && ctx.uc != nullptr) {
-    guest_sigreturn(ctx);
+  if (nr == kNrSigreturn) {
+    if (ctx.uc != nullptr)
+      guest_sigreturn(ctx);
+    else
+      patched_sigreturn(ctx);
     return;
   }
   ctx.args[0] = regs.rdi;

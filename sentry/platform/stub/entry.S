@@ -147,6 +147,12 @@ stub_restorer_syscall:
   mov %rbx, %rsp
   jmp stub_restorer_begin
 
+// rdi: the frame.
+  .globl stub_sigreturn
+stub_sigreturn:
+  mov %rdi, %rsp
+  jmp stub_restorer_begin
+
   .globl stub_copy
   .globl stub_copy_begin
   .globl stub_copy_end

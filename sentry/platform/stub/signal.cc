@@ -10,12 +10,6 @@ constexpr u32 kFpMagic1 = 0x46505853, kFpMagic2 = 0x46505845;
 constexpr u64 kUserFlags = 0x40dd5 | 0x200000;  // CF PF AF ZF SF TF DF OF RF(no) AC ID; IF stays set
 constexpr u64 kSaOnstack = 0x08000000;
 
-// The software-reserved words of the FXSAVE image (asm/sigcontext.h, struct _fpx_sw_bytes).
-struct FpSoftware {
-  u32 magic1, extended_size;
-  u64 xfeatures;
-  u32 xstate_size;
-};
 const FpSoftware& fp_software(u64 fpstate) { return *reinterpret_cast<const FpSoftware*>(fpstate + 464); }
 
 u64 fp_bytes(u64 fpstate) {
@@ -150,7 +144,7 @@ void frame_fault(Context& ctx, bool fatal) {
 void deliver(Context& ctx) {
   if (ctx.uc == nullptr) {
     ctx.priv->resume_rip = ctx.regs->rip;
-    ctx.priv->deliver = 1;
+    ctx.priv->deliver = kDeliverFrame;
     return;
   }
   if (!build_frame(ctx)) frame_fault(ctx, ctx.slot->delivery.signo == kSigsegv);
@@ -214,6 +208,52 @@ void guest_sigreturn(Context& ctx) {
   if ((__atomic_load_n(&slot.pending, __ATOMIC_SEQ_CST) & ~mask) != 0) signal_check(ctx, false);
 }
 
+// Without a host frame at hand one is made. The guest's is looked at first: what to do about a bad one needs the FP
+// state of now, which only a real frame has.
+void patched_sigreturn(Context& ctx) {
+  constexpr u64 kMaxFp = 4096;  // AVX-512 has 2.7 KB; with more (AMX) the host makes the frame
+  alignas(64) u8 fp[kMaxFp];
+  const FrameModel& model = process().frame;
+  UContext guest;
+  bool good = model.fp_bytes != 0 && model.fp_bytes <= kMaxFp && copy_in(&guest, ctx.regs->rsp, sizeof(guest)) &&
+              (guest.mc.fpstate == 0 || copy_in(fp, guest.mc.fpstate, 512));
+  if (!good) {
+    ctx.priv->resume_rip = ctx.regs->rip;
+    ctx.priv->deliver = kSigreturnFrame;
+    return;
+  }
+  UContext uc{};
+  uc.flags = model.flags;
+  uc.stack.sp = kStacksBase + ctx.priv->index * kStackBytes;
+  uc.stack.size = ctx.priv->regs_base - uc.stack.sp;
+  uc.mc.cs = model.cs;
+  uc.mc.gs = model.gs;
+  uc.mc.fs = model.fs;
+  uc.mc.ss = model.ss;
+  uc.mc.fpstate = reinterpret_cast<u64>(fp);
+  uc.mc.regs = *ctx.regs;
+  *reinterpret_cast<FpSoftware*>(fp + 464) = model.fp;
+  Context own{&uc.mc.regs, &uc, ctx.priv, ctx.slot};
+  guest_sigreturn(own);
+  stub_sigreturn(&uc);
+}
+
+namespace {
+
+void note_frame(const UContext& uc) {
+  FrameModel& model = process().frame;
+  if (model.fp_bytes != 0 || uc.mc.fpstate == 0) return;
+  model.flags = uc.flags;
+  model.fp = fp_software(uc.mc.fpstate);
+  model.cs = uc.mc.cs;
+  model.gs = uc.mc.gs;
+  model.fs = uc.mc.fs;
+  model.ss = uc.mc.ss;
+  __atomic_store_n(&model.fp_bytes, fp_bytes(uc.mc.fpstate), __ATOMIC_RELEASE);
+}
+
+}  // namespace
+
 extern "C" void stub_frame_kick(UContext* uc) {
   Private& priv = self();
   Context ctx{&uc->mc.regs, uc, &priv, priv.slot};
@@ -224,6 +264,7 @@ extern "C" void stub_signal(i32 signo, SigInfo* info, UContext* uc) {
   Private& priv = self();
   GuestRegs& regs = uc->mc.regs;
   Context ctx{&regs, uc, &priv, priv.slot};
+  note_frame(*uc);
   if (signo == kKickSignal) {
     on_kick(uc, priv);
     return;
@@ -236,10 +277,14 @@ extern "C" void stub_signal(i32 signo, SigInfo* info, UContext* uc) {
     return;
   }
   if (in_stub(regs.rip)) {
-    if (signo == kSigill && regs.rip == reinterpret_cast<u64>(stub_exit_ud2) && priv.deliver != 0) {
+    if (signo == kSigill && regs.rip == reinterpret_cast<u64>(stub_exit_ud2) && priv.deliver != kNoFrame) {
       regs.rip = priv.resume_rip;
-      priv.deliver = 0;
-      deliver(ctx);
+      u64 awaited = priv.deliver;
+      priv.deliver = kNoFrame;
+      if (awaited == kSigreturnFrame)
+        guest_sigreturn(ctx);
+      else
+        deliver(ctx);
       return;
     }
     if (fix_up(regs.rip)) return;

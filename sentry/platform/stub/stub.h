@@ -42,7 +42,7 @@ struct Private {
   u64 guest_rsp;   // 0: scratch of the patched entry
   u64 regs_base;   // 8: where the patched entry saves registers (fixed)
   Slot* slot;      // 16
-  u64 deliver;     // 24: the exit path must end in ud2
+  u64 deliver;     // 24: the exit path must end in ud2, to get a host frame; which for: Awaited
   u64 resume_rip;  // 32: the guest's rip behind that ud2
   u64 self;        // 40
   u32 index;
@@ -52,6 +52,8 @@ struct Private {
   u64 clear_tid;
 };
 static_assert(sizeof(Private) <= kPrivateBytes);
+
+enum Awaited : u64 { kNoFrame = 0, kDeliverFrame = 1, kSigreturnFrame = 2 };
 
 constexpr u64 private_address(u32 index) { return kStacksBase + (index + 1) * kStackBytes - kPrivateBytes; }
 constexpr u64 regs_address(u32 index) { return private_address(index) - 256; }
@@ -66,6 +68,19 @@ inline Slot& slot_at(u32 index) { return *reinterpret_cast<Slot*>(kSlotsBase + i
 inline u8* window(Slot& slot) { return reinterpret_cast<u8*>(&slot) + kSlotHeaderBytes; }
 
 // ---- the process's private data ----
+// The software-reserved words of the FXSAVE image (asm/sigcontext.h, struct _fpx_sw_bytes).
+struct FpSoftware {
+  u32 magic1, extended_size;
+  u64 xfeatures;
+  u32 xstate_size;
+};
+// What all host signal frames here have in common, as the first one showed it: frames of our own are made after it.
+struct FrameModel {
+  u64 flags;
+  u64 fp_bytes;  // 0: none seen yet
+  FpSoftware fp;
+  u16 cs, gs, fs, ss;
+};
 struct SharedRange {
   u64 begin, end;
 };
@@ -86,7 +101,8 @@ struct ProcessData {
   u64 minsigstksz;
   u64 vdso_begin, vdso_end;
   u32 trampolines;
-  u32 threaded;                          // other threads have run, or may run, in this memory
+  u32 threaded;  // other threads have run, or may run, in this memory
+  FrameModel frame;
   u32 seen[kSeenSites];                  // sites that have trapped, by hash: low half of the address
   SharedRange shared[kMaxSharedRanges];  // where text must not be patched: the bytes are not ours alone
   TrampolinePage trampoline[kMaxTrampolinePages];
@@ -176,6 +192,8 @@ i64 stub_clone_thread(u64 flags, u64 stack, u64 parent_tid, u64 child_tid, u64 a
 // Marks the slot gone and ends the thread, without touching the stack after the mark.
 [[noreturn]] void stub_leave(u32* state);
 void stub_restorer();
+// rt_sigreturn to a frame of our own.
+[[noreturn]] void stub_sigreturn(UContext* uc);
 void stub_signal_entry();
 extern const char stub_begin[], stub_end[], stub_copy_begin[], stub_copy_end[], stub_copy_fixup[],
     stub_blocking_begin[], stub_blocking_syscall[], stub_blocking_abort[], stub_exit_restart[], stub_exit_last[],
@@ -211,8 +229,9 @@ void submit(Slot& slot, RequestKind kind);
 void take_usage(Slot& slot, bool process);
 
 // signal.cc
-void deliver(Context& ctx);  // the sentry's SlotDelivery onto the guest stack
-void guest_sigreturn(Context& ctx);
+void deliver(Context& ctx);            // the sentry's SlotDelivery onto the guest stack
+void guest_sigreturn(Context& ctx);    // in a host signal handler
+void patched_sigreturn(Context& ctx);  // on the patched path
 void install_handlers();
 void set_altstack(u32 index);
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sentry/platform/layout.h"
+#include "sentry/platform/unwind_info.h"
 
 namespace sbx::platform {
 namespace {
@@ -27,6 +28,7 @@ class PatchedTextTest : public testing::Test {
     entry_ = static_cast<u8*>(
         mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0));
     ASSERT_NE(text_, MAP_FAILED);
+    std::memset(text_, 0x90, used_);
     ASSERT_NE(entry_, MAP_FAILED);
     // add $1000,%rax; jmp *%rcx
     const u8 code[] = {0x48, 0x05, 0xe8, 3, 0, 0, 0xff, 0xe1};
@@ -43,12 +45,15 @@ class PatchedTextTest : public testing::Test {
     for (u8 byte : code) text_[used_++] = byte;
     return at;
   }
-  u32 patch() { return patch_text({text_, kBytes}, used_, static_cast<u32>(reinterpret_cast<u64>(entry_))); }
+  u32 patch(bool unwinds = false) {
+    return patch_text({text_, kBytes}, used_, static_cast<u32>(reinterpret_cast<u64>(entry_)),
+                      [unwinds](u64) { return unwinds; });
+  }
   long call(u64 at) { return reinterpret_cast<long (*)()>(text_ + at)(); }
 
   u8* text_ = nullptr;
   u8* entry_ = nullptr;
-  u64 used_ = 16;
+  u64 used_ = 128;  // code before the first function
 };
 
 TEST_F(PatchedTextTest, NumberRightBefore) {
@@ -92,6 +97,12 @@ TEST_F(PatchedTextTest, LeftAlone) {
     EXPECT_EQ(std::memcmp(text_ + at - 5, before.data() + at - 5, 5), 0) << at;
   }
   EXPECT_EQ(std::memcmp(text_ + sigreturn, before.data() + sigreturn, behind - sigreturn), 0);
+}
+
+TEST_F(PatchedTextTest, SigreturnThatUnwindersKnow) {
+  u64 at = add({0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05, 0xc3});
+  EXPECT_EQ(patch(true), 1u);
+  EXPECT_EQ(call(at), 1015);
 }
 
 TEST_F(PatchedTextTest, AsManyAsThereIsRoomFor) {
@@ -146,6 +157,21 @@ TEST(PatchedTextCache, FilesThatAreNone) {
     EXPECT_EQ(cache.replace({-1, 0}, 4096).fd, -1);
     EXPECT_EQ(cache.replace({memfd.get(), 1ull << 62}, ~0ull).fd, memfd.get());
   }
+}
+
+TEST(UnwindInfo, SignalFrames) {
+  UniqueFd libc(open("/lib/x86_64-linux-gnu/libc.so.6", O_RDONLY | O_CLOEXEC));
+  if (!libc) GTEST_SKIP() << "no glibc at its place";
+  struct stat st;
+  ASSERT_EQ(fstat(libc.get(), &st), 0);
+  std::string bytes(static_cast<size_t>(st.st_size), 0);
+  ASSERT_TRUE(read_all(libc.get(), bytes.data(), bytes.size(), 0));
+  size_t at = bytes.find(std::string("\x48\xc7\xc0\x0f\0\0\0\x0f\x05", 9));
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_TRUE(has_signal_frame(libc.get(), at + 7));
+  EXPECT_FALSE(has_signal_frame(libc.get(), at + 4096));
+  EXPECT_FALSE(has_signal_frame(libc.get(), 0));
+  EXPECT_FALSE(has_signal_frame(libc.get(), ~0ull));
 }
 
 // The text of this very program, again and again: a sealed copy with the file's offsets, until the file changes.
