@@ -3,7 +3,7 @@
 BUILD ?= build
 TYPE  ?= Release
 
-.PHONY: demo test build bench soak check format deps clean
+.PHONY: demo test test-engines build bench soak check format deps clean
 .DEFAULT_GOAL := build
 
 demo: build
@@ -28,6 +28,11 @@ soak: build
 	@tests/robust/kill_test.py --sbx $(BUILD)/sbx --rounds 200
 	@tests/robust/limits_test.py --sbx $(BUILD)/sbx --seconds 60
 	@tests/robust/hostile_test.py --sbx $(BUILD)/sbx --guest $(BUILD)/tests/robust/hostile_guest --seconds 60
+
+# Docker, containerd and podman from Debian, private daemons: each case with runc and with sbx, and compared.
+test-engines: build
+	@scripts/install-deps run test engines
+	@tests/engines/run.py --sbx $(BUILD)/sbx
 
 # What a machine can see in the source: rooms, headers, format, TRY, documents. Also part of `make test`.
 check:

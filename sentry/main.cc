@@ -3,6 +3,7 @@
 
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -117,6 +118,46 @@ void start_reaper(Sentry& sentry) {
   _exit(status);
 }
 
+u32 seccomp_verdict(control::SeccompAction action, u32 errno_value) {
+  using control::SeccompAction;
+  switch (action) {
+    case SeccompAction::kKillProcess: return SECCOMP_RET_KILL_PROCESS;
+    case SeccompAction::kKillThread: return SECCOMP_RET_KILL_THREAD;
+    case SeccompAction::kTrap: return SECCOMP_RET_TRAP;
+    case SeccompAction::kErrno: return SECCOMP_RET_ERRNO | (errno_value & SECCOMP_RET_DATA);
+    case SeccompAction::kNotify: return SECCOMP_RET_USER_NOTIF;
+    case SeccompAction::kTrace: return SECCOMP_RET_TRACE | (errno_value & SECCOMP_RET_DATA);
+    case SeccompAction::kLog: return SECCOMP_RET_LOG;
+    case SeccompAction::kAllow: return SECCOMP_RET_ALLOW;
+  }
+  return SECCOMP_RET_KILL_PROCESS;
+}
+
+RefPtr<const task::SeccompFilter> container_filter(const control::SeccompConfig& config) {
+  if (!config.present) return nullptr;
+  std::vector<task::SeccompRule> rules;
+  for (const control::SeccompRule& rule : config.rules) {
+    task::SeccompRule& out = rules.emplace_back();
+    out.numbers = rule.syscalls;
+    out.action = seccomp_verdict(rule.action, rule.errno_value);
+    for (const control::SeccompArg& arg : rule.args) {
+      // The enumerations have the same order.
+      out.conditions.push_back({arg.index, static_cast<task::SeccompOp>(arg.op), arg.value, arg.value_two});
+    }
+  }
+  auto filter = task::rules_filter(std::move(rules), seccomp_verdict(config.default_action, config.default_errno));
+  std::string unseen;
+  for (const syscalls::Row& row : syscalls::kTable) {
+    auto nr = static_cast<u32>(&row - syscalls::kTable.data());
+    if (row.name != nullptr && row.invoke != nullptr && row.cost == syscalls::Cost::kNative &&
+        !filter->always_allows(nr)) {
+      unseen += (unseen.empty() ? "" : ", ") + std::string(row.name);
+    }
+  }
+  if (!unseen.empty()) LOG_WARNING("linux.seccomp: not restricted, as they run natively: %s", unseen.c_str());
+  return filter;
+}
+
 // On a fiber, before the filter: the mount tree, and whether init's command exists.
 HostResult<void> boot_on_fiber(Sentry& sentry) {
   BootConfig& config = sentry.container.config;
@@ -134,6 +175,7 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   if (!config.domainname.empty()) kernel.uts->domainname = config.domainname;
   for (const auto& [name, value] : config.sysctls) kernel.sysctls[name] = value;
   if (config.limits.pids > 0) kernel.max_tasks = static_cast<size_t>(config.limits.pids);
+  kernel.seccomp = container_filter(config.seccomp);
   kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
 
   register_filesystems(config, sentry.gofer);

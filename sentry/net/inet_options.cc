@@ -94,19 +94,51 @@ Result<i64> InetSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
   return interface_ioctl(caller, cmd, arg);
 }
 
+namespace {
+
+// One for all questions about interfaces, which no socket of the guest's has to be asked through.
+Result<int> interface_socket() {
+  static auto* fd = new UniqueFd;
+  if (!*fd) fd->reset(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!*fd) return last_errno();
+  return fd->get();
+}
+
+}  // namespace
+
+Result<InterfaceFacts> interface_facts(const std::string& name) {
+  if (name.size() >= IFNAMSIZ) return Errno::kNodev;
+  const int fd = TRY(interface_socket());
+  ifreq request{};
+  auto ask = [&](unsigned long question) {
+    request = {};
+    name.copy(request.ifr_name, IFNAMSIZ - 1);
+    return ::ioctl(fd, question, &request) == 0;
+  };
+  InterfaceFacts facts;
+  if (!ask(SIOCGIFINDEX)) return Errno::kNodev;
+  facts.index = request.ifr_ifindex;
+  if (ask(SIOCGIFFLAGS)) facts.flags = static_cast<u16>(request.ifr_flags);
+  if (ask(SIOCGIFMTU)) facts.mtu = request.ifr_mtu;
+  if (ask(SIOCGIFTXQLEN)) facts.queue_length = request.ifr_qlen;
+  if (ask(SIOCGIFHWADDR)) {
+    facts.hardware = request.ifr_hwaddr.sa_family;
+    std::memcpy(facts.address, request.ifr_hwaddr.sa_data, sizeof(facts.address));
+  }
+  return facts;
+}
+
 Result<i64> interface_ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
   const bool list = cmd == SIOCGIFCONF;
   if (!list && std::find(std::begin(kInterfaceIoctls), std::end(kInterfaceIoctls), cmd) == std::end(kInterfaceIoctls)) {
     STUB("socket ioctl", cmd);
     return Errno::kNotty;
   }
-  static auto* fd = new UniqueFd;
-  if (!*fd) fd->reset(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!*fd) return last_errno();
-  if (list) return interface_list(fd->get(), caller, arg);
+  const int fd = TRY(interface_socket());
+  if (list) return interface_list(fd, caller, arg);
   ifreq request{};
   TRY(caller.read(arg, &request, sizeof(request)));
-  if (::ioctl(fd->get(), cmd, &request) != 0) return last_errno();
+  if (::ioctl(fd, cmd, &request) != 0) return last_errno();
   TRY(caller.write(arg, &request, sizeof(request)));
   return i64{0};
 }

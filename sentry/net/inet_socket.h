@@ -50,6 +50,17 @@ class InetSocket : public Socket {
   fiber::HostWatch watch_;
 };
 
+// What the host says of an interface of the container's network namespace (netdevice(7)).
+struct InterfaceFacts {
+  i32 index = 0;
+  u32 flags = 0;  // IFF_*
+  i32 mtu = 0, queue_length = 0;
+  u16 hardware = 0;  // ARPHRD_*
+  u8 address[6] = {};
+};
+// kNodev.
+Result<InterfaceFacts> interface_facts(const std::string& name);
+
 // Once, at start.
 void register_inet();
 // AF_NETLINK: routing and socket diagnosis, questions only (netlink_socket.cc). Once, at start.

@@ -11,13 +11,17 @@ i64 dispatch(Task& task) {
   u64 args[6];
   for (int i = 0; i < 6; ++i) args[i] = task.entry.args[i];
   if (nr >= kRows || kTable[nr].name == nullptr) [[unlikely]] {
+    i64 result;
+    if (task.seccomp && !task::seccomp_admits(task, nr, args, &result)) return result;
     STUB("syscall", nr);
     return -static_cast<i64>(Errno::kNosys);
   }
   call_counts[nr].fetch_add(1, std::memory_order_relaxed);
   const Row& row = kTable[nr];
   i64 result;
-  if (row.invoke != nullptr) [[likely]] {
+  if (task.seccomp && !task::seccomp_admits(task, nr, args, &result)) [[unlikely]] {
+    // Answered by the filter.
+  } else if (row.invoke != nullptr) [[likely]] {
     result = row.invoke(task, args);
   } else {
     STUB(row.name, 0);

@@ -8,6 +8,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/loader/elf.h"
 #include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/seccomp.h"
 #include "sentry/syscalls/usage.h"
 #include "sentry/task/kernel.h"
 #include "sentry/task/signals.h"
@@ -410,7 +411,8 @@ Result<i64> sys_prctl(Task& task, Int option, ULong a, ULong b, ULong c, ULong d
       TRY(task.memory().write(a, &value, sizeof(value)));
       return 0;
     }
-    case PR_GET_SECCOMP: return 0;
+    case PR_GET_SECCOMP: return task.seccomp ? 2 : 0;
+    case PR_SET_SECCOMP: return set_seccomp_mode(task, a, b);
     case PR_GET_THP_DISABLE: return 0;
     case PR_SET_MM: return set_mm(task, a, b);
     case PR_SET_VMA:  // names of anonymous memory: Linux without CONFIG_ANON_VMA_NAME answers so

@@ -98,6 +98,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     child->fs->root = translate(task.fs->root);
     child->fs->cwd = translate(task.fs->cwd);
   }
+  child->seccomp = task.seccomp;
   child->comm = task.comm;
   child->nice = task.nice;
   child->sched_policy = task.sched_policy;

@@ -274,6 +274,7 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   task->fs->umask = spec.umask;
   task->mounts = mounts;
   task->uts = uts;
+  task->seccomp = seccomp;
   task->fs->cwd = TRY(vfs::resolve(task->walk_context(), spec.cwd, {.need_dir = true}));
   task->thread = platform->new_thread();
 

@@ -45,7 +45,8 @@ class Kernel {
   size_t max_tasks = 30000;  // pids limit of the container: kAgain beyond
   // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
   std::map<std::string, std::string> sysctls;
-  u64 processes_started = 0;  // "processes" of /proc/stat
+  RefPtr<const SeccompFilter> seccomp;  // linux.seccomp: what init and `sbx exec` begin with; null: none
+  u64 processes_started = 0;            // "processes" of /proc/stat
 
   // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart
   // code).

@@ -10,6 +10,7 @@
 #include "sentry/security/credentials.h"
 #include "sentry/task/fd_table.h"
 #include "sentry/task/fs_context.h"
+#include "sentry/task/seccomp.h"
 #include "sentry/task/thread_group.h"
 #include "sentry/vfs/walk.h"
 
@@ -29,6 +30,7 @@ class Task {
   RefPtr<FsContext> fs;
   RefPtr<vfs::MountNamespace> mounts;
   RefPtr<UtsNamespace> uts;
+  RefPtr<const SeccompFilter> seccomp;  // newest filter; null: none
   std::string comm;
 
   signal::PendingSignals pending;

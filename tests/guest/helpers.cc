@@ -2,6 +2,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/utsname.h>
 #include <ucontext.h>
 
 #include "guest.h"
@@ -66,6 +67,10 @@ int interrupted(int ms) {
 int run_helper(int argc, char** argv) {
   std::string name = argc > 0 ? argv[0] : "";
   if (name == "exit") return atoi(argv[1]);
+  if (name == "uname-fails") {
+    utsname u;
+    return uname(&u) == -1 && errno == ENOLINK ? 0 : 1;
+  }
   if (name == "interrupted") return interrupted(atoi(argv[1]));
   if (name == "print-args") {
     for (int i = 1; i < argc; i++) printf("[%s]", argv[i]);

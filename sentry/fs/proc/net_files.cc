@@ -5,9 +5,7 @@
 
 namespace sbx::fs::proc {
 
-namespace {
-
-Result<std::string> of_some_stub(const char* kind) {
+Result<std::string> read_host_net(const char* kind) {
   for (const auto& [pid, group] : task::kernel().groups()) {
     if (group->tasks.empty()) continue;
     auto space = group->tasks.front()->thread->address_space();
@@ -17,8 +15,6 @@ Result<std::string> of_some_stub(const char* kind) {
   return Errno::kNoent;
 }
 
-}  // namespace
-
 void add_net_files(StaticDir& net) {
   for (const char* kind :
        {"net/dev",   "net/tcp",      "net/tcp6",         "net/udp",       "net/udp6",        "net/icmp",
@@ -26,7 +22,7 @@ void add_net_files(StaticDir& net) {
         "net/snmp6", "net/netstat",  "net/sockstat",     "net/sockstat6", "net/protocols",   "net/igmp",
         "net/igmp6", "net/fib_trie", "net/fib_triestat", "net/dev_mcast", "net/softnet_stat"}) {
     net.text(kind + 4, [kind]() -> Result<std::string> {
-      auto text = of_some_stub(kind);
+      auto text = read_host_net(kind);
       // A host kernel without the protocol has no such file.
       if (!text && text.error() == Errno::kNoent) return std::string();
       return text;

@@ -261,7 +261,9 @@ Result<std::string> status_text(const Target& target) {
                       static_cast<ull>(creds->inheritable), static_cast<ull>(creds->permitted),
                       static_cast<ull>(creds->effective), static_cast<ull>(creds->bounding),
                       static_cast<ull>(creds->ambient));
-    out += str_printf("NoNewPrivs:\t%d\nSeccomp:\t0\nSeccomp_filters:\t0\n", creds->no_new_privs ? 1 : 0);
+    const u32 filters = t != nullptr && t->seccomp ? t->seccomp->count() : 0;
+    out += str_printf("NoNewPrivs:\t%d\nSeccomp:\t%d\nSeccomp_filters:\t%u\n", creds->no_new_privs ? 1 : 0,
+                      filters != 0 ? 2 : 0, filters);
   }
   const auto& cpus = host_facts().cpus;
   out += "Cpus_allowed:\t" + cpu_mask_text(cpus) + "\nCpus_allowed_list:\t" + cpu_list(cpus) +

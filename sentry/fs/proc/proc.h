@@ -15,5 +15,7 @@ RefPtr<vfs::FileSystem> proc_filesystem();
 using HostProcReader = std::function<Result<std::string>(i32 host_pid, const char* kind)>;
 void set_host_proc_reader(HostProcReader reader);
 Result<std::string> read_host_proc(i32 host_pid, const char* kind);
+// A file of /proc/net ("net/dev") as the host shows it in the container's network namespace. kNoent: no process lives.
+Result<std::string> read_host_net(const char* kind);
 
 }  // namespace sbx::fs::proc

@@ -5,6 +5,7 @@
 #include "sentry/base/log.h"
 #include "sentry/fs/proc/host_facts.h"
 #include "sentry/fs/proc/target.h"
+#include "sentry/fs/sys/net_class.h"
 
 namespace sbx::fs::sys {
 
@@ -127,11 +128,12 @@ RefPtr<vfs::FileSystem> sys_filesystem() {
   static const auto* instance = [] {
     auto* fs = new RefPtr<proc::PseudoFs>(new proc::PseudoFs("sysfs", 0x62656572));
     auto root = make_ref<StaticDir>(**fs);
-    for (const char* empty : {"block", "bus", "class/net", "class/tty", "class/block", "dev/block", "dev/char",
-                              "firmware", "module", "power", "devices/virtual", "kernel/security", "kernel/debug",
-                              "fs/selinux", "devices/virtual/net", "kernel/config"}) {
+    for (const char* empty :
+         {"block", "bus", "class/tty", "class/block", "dev/block", "dev/char", "firmware", "module", "power",
+          "devices/virtual", "kernel/security", "kernel/debug", "fs/selinux", "kernel/config"}) {
       root->dir(empty);
     }
+    add_net_class(**fs, *root);
     add_cpus(root->dir("devices/system"));
     add_cgroup(root->dir("fs/cgroup"));
     StaticDir& huge = root->dir("kernel/mm/transparent_hugepage");

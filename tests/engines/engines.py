@@ -1,0 +1,202 @@
+"""Private daemons of the engines, each with directories, sockets and networks of its own, and an image in them."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+IMAGE = "sbx-test:1"
+BRIDGE, BRIDGE_ADDRESS = "sbxtest0", "172.29.199.1/24"
+
+
+class Missing(Exception):
+    """This machine cannot run the engine; why."""
+
+
+def wait_until(what, done, seconds=30):
+    end = time.time() + seconds
+    while not done():
+        if time.time() > end:
+            raise Missing("%s did not come up in %d s" % (what, seconds))
+        time.sleep(0.1)
+
+
+def quiet(*argv, **options):
+    return subprocess.call(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options) == 0
+
+
+class Daemon:
+    """A process group that ends with the test, and its scratch directory."""
+
+    def __init__(self, name):
+        self.base = tempfile.mkdtemp(prefix="sbx-%s-" % name)
+        os.chmod(self.base, 0o755)
+        self.process = None
+
+    def start(self, argv, environment=None):
+        log = open(os.path.join(self.base, "log"), "wb")
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                        env=dict(os.environ, **(environment or {})))
+
+    def log(self):
+        try:
+            return open(os.path.join(self.base, "log"), errors="replace").read()[-2000:]
+        except OSError:
+            return ""
+
+    def close(self):
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                pass
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for line in reversed(open("/proc/self/mountinfo").read().splitlines()):
+            at = line.split()[4]
+            if at.startswith(self.base + "/"):
+                quiet("umount", "-l", at)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+class Docker(Daemon):
+    def __init__(self, sbx, root):
+        super().__init__("docker")
+        self.sbx = sbx
+        if shutil.which("dockerd") is None:
+            raise Missing("no dockerd")
+        quiet("ip", "link", "add", BRIDGE, "type", "bridge")
+        quiet("ip", "address", "add", BRIDGE_ADDRESS, "dev", BRIDGE)
+        quiet("ip", "link", "set", BRIDGE, "up")
+        self.configuration = os.path.join(self.base, "daemon.json")
+        self.socket = "unix://%s/docker.sock" % self.base
+        self.configure("runc")
+        self.start(["dockerd", "--config-file", self.configuration])
+        self.environment = {"DOCKER_HOST": self.socket}
+        self.tool = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"
+        try:
+            wait_until("dockerd", lambda: quiet(self.tool, "version", env=dict(os.environ, **self.environment)))
+            tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
+            ok = quiet(self.tool, "import", "-c", 'CMD ["sh"]', "-", IMAGE, stdin=tar.stdout,
+                       env=dict(os.environ, **self.environment))
+            if tar.wait() != 0 or not ok:
+                raise Missing("docker import failed")
+        except Missing as e:
+            said = self.log()
+            self.close()
+            raise Missing("%s; its log ends:\n%s" % (e, said))
+
+    def configure(self, default):
+        with open(self.configuration, "w") as f:
+            json.dump({"data-root": self.base + "/data", "exec-root": self.base + "/exec", "bridge": BRIDGE,
+                       "pidfile": self.base + "/pid", "hosts": [self.socket], "storage-driver": "overlay2",
+                       "default-runtime": default, "runtimes": {"sbx": {"path": self.sbx}}}, f)
+
+    def use(self, runtime):
+        """Makes it the default, for what has no --runtime: build and compose."""
+        self.configure(runtime)
+        self.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        return dict(self.environment, RT=runtime, I=IMAGE, D=self.tool)
+
+    PRELUDE = r"""
+docker() { $D "$@"; }
+run() { docker run --rm --runtime $RT "$@"; }
+bg() { docker run -d --runtime $RT "$@" >/dev/null; }
+"""
+
+    def prelude(self):
+        return self.PRELUDE
+
+    CLEAN = r"""
+docker ps -aq | xargs -r docker rm -fv >/dev/null 2>&1; docker network prune -f >/dev/null; docker volume prune -f >/dev/null
+"""
+
+    def close(self):
+        super().close()
+        quiet("ip", "link", "delete", BRIDGE)
+
+
+class Containerd(Daemon):
+    def __init__(self, sbx, root):
+        super().__init__("containerd")
+        self.sbx = sbx
+        if shutil.which("containerd") is None or shutil.which("ctr") is None:
+            raise Missing("no containerd")
+        with open(self.base + "/config.toml", "w") as f:
+            f.write('version = 2\nroot = "%s/root"\nstate = "%s/state"\n'
+                    'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' % ((self.base,) * 3))
+        self.start(["containerd", "-c", self.base + "/config.toml"])
+        self.ctr = "ctr -a %s/sock" % self.base
+        self.root = os.path.join(self.base, "rootfs")
+        os.mkdir(self.root)
+        for name in ("up", "work"):
+            os.mkdir(os.path.join(self.base, name))
+        try:
+            wait_until("containerd", lambda: quiet(*self.ctr.split(), "version"))
+            if not quiet("mount", "-t", "overlay", "-o", "lowerdir=%s,upperdir=%s/up,workdir=%s/work" %
+                         (root, self.base, self.base), "overlay", self.root):
+                raise Missing("no overlay mount")
+        except Missing as e:
+            said = self.log()
+            self.close()
+            raise Missing("%s; its log ends:\n%s" % (e, said))
+
+    def use(self, runtime):
+        return {"RT": runtime, "ROOT": self.root, "CTR": self.ctr, "BINARY": self.sbx if runtime == "sbx" else "runc"}
+
+    def prelude(self):
+        return r"""
+ctr() { $CTR "$@"; }
+# run [OPTIONS] ID COMMAND...
+run() { ctr run --runtime io.containerd.runc.v2 --runc-binary $BINARY "${O[@]}" --rootfs $ROOT "$@"; }
+O=()
+"""
+
+    CLEAN = r"""
+for c in $(ctr task ls -q); do ctr task kill -s KILL $c; sleep 0.3; ctr task rm -f $c; done >/dev/null 2>&1
+ctr c ls -q | xargs -r $CTR c rm >/dev/null 2>&1
+"""
+
+
+class Podman(Daemon):
+    def __init__(self, sbx, root):
+        super().__init__("podman")
+        if shutil.which("podman") is None:
+            raise Missing("no podman")
+        # A hard limit this machine may not raise is podman's default.
+        with open(self.base + "/containers.conf", "w") as f:
+            f.write('[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
+                    '[engine]\nevents_logger = "file"\n[network]\ndefault_subnet = "172.29.198.0/24"\n')
+        self.sbx = sbx
+        self.podman = ("podman --root %s/root --runroot %s/run --cgroup-manager=cgroupfs --network-config-dir %s/net" %
+                       ((self.base,) * 3))
+        self.environment = {"CONTAINERS_CONF": self.base + "/containers.conf"}
+        tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
+        ok = quiet(*self.podman.split(), "import", "-", IMAGE, stdin=tar.stdout, env=dict(os.environ, **self.environment))
+        if tar.wait() != 0 or not ok:
+            self.close()
+            raise Missing("podman import failed")
+
+    def use(self, runtime):
+        binary = self.sbx if runtime == "sbx" else shutil.which("runc") or "/usr/sbin/runc"
+        return dict(self.environment, RT=runtime, I="localhost/" + IMAGE, P="%s --runtime %s" % (self.podman, binary))
+
+    def prelude(self):
+        return r"""
+podman() { $P "$@"; }
+run() { podman run --rm "$@"; }
+bg() { podman run -d "$@" >/dev/null; }
+"""
+
+    CLEAN = r"""
+podman pod rm -fa >/dev/null 2>&1; podman rm -fa -t 0 >/dev/null 2>&1; podman volume prune -f >/dev/null 2>&1
+"""
+
+
+ENGINES = {"docker": Docker, "containerd": Containerd, "podman": Podman}
