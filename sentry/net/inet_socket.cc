@@ -28,14 +28,12 @@ struct HostAddress {
     std::memcpy(&storage, bytes.data(), std::min(bytes.size(), sizeof(storage)));
   }
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-  int family() const { return length >= sizeof(sa_family_t) ? storage.ss_family : -1; }
-  // In host order; 0 if there is none.
+  // In host order; 0 if there is none. Both families have it at the same place, and bind(2) of an AF_INET socket takes
+  // AF_UNSPEC for AF_INET (net/ipv4/af_inet.c): the family says nothing.
   u32 port() const {
-    if (family() == AF_INET && length >= sizeof(sockaddr_in))
-      return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
-    if (family() == AF_INET6 && length >= offsetof(sockaddr_in6, sin6_scope_id))
-      return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port);
-    return 0;
+    static_assert(offsetof(sockaddr_in, sin_port) == offsetof(sockaddr_in6, sin6_port));
+    if (length < offsetof(sockaddr_in, sin_port) + sizeof(in_port_t)) return 0;
+    return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
   }
 };
 
@@ -100,7 +98,7 @@ Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes
   if (connecting_) {
     // Once more: only that tells the host's socket that it is connected, or takes the error off it.
     if (::connect(fd_.get(), address.get(), address.length) != 0 && errno != EISCONN) {
-      if (errno == EALREADY || errno == EINPROGRESS) return Errno::kAgain;
+      if (errno == EALREADY || errno == EINPROGRESS) return nonblocking() ? Errno::kAlready : Errno::kAgain;
       connecting_ = false;
       return last_errno();
     }

@@ -78,10 +78,19 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   message.msg_namelen = static_cast<socklen_t>(request.address.size());
   message.msg_control = control_used > 0 ? control : nullptr;
   message.msg_controllen = control_used;
-  ssize_t sent =
-      ::sendmsg(fd_.get(), &message, static_cast<int>((request.flags & kSendFlags) | MSG_DONTWAIT | MSG_NOSIGNAL));
+  u32 flags = (request.flags & kSendFlags) | MSG_DONTWAIT | MSG_NOSIGNAL;
+  // connect(2) and send(2) in one (tcp(7)): where the host has no cookie for the peer it only begins to connect.
+  const bool connects = stream && (request.flags & MSG_FASTOPEN) != 0;
+  if (connects) {
+    if (connecting_)
+      message.msg_namelen = 0;
+    else
+      flags |= MSG_FASTOPEN;
+  }
+  ssize_t sent = ::sendmsg(fd_.get(), &message, static_cast<int>(flags));
+  if (connects && (sent >= 0 || errno != EAGAIN)) connecting_ = sent < 0 && errno == EINPROGRESS && !nonblocking();
   if (sent < 0) {
-    Errno error = errno == EINTR ? Errno::kAgain : last_errno();
+    Errno error = errno == EINTR || (connects && connecting_) ? Errno::kAgain : last_errno();
     request.data.put_back(n);
     wants_room_ = true;
     return error;
@@ -95,7 +104,8 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
 
 // What an earlier receive could not hand over.
 Result<size_t> InetSocket::receive_kept(ReceiveRequest& request) {
-  size_t n = TRY(request.data.put(kept_.data(), std::min(kept_.size(), request.data.left())));
+  size_t n = std::min(kept_.size(), request.data.left());
+  if (!(request.flags & MSG_TRUNC)) n = TRY(request.data.put(kept_.data(), n));
   if (!(request.flags & MSG_PEEK)) kept_.erase(0, n);
   return n;
 }

@@ -131,6 +131,42 @@ TEST(tcp, errors_of_connect_and_bind) {
   FAILS(socketpair(AF_INET, SOCK_STREAM, 0, new int[2]), EOPNOTSUPP);
 }
 
+TEST(tcp, low_ports_by_any_family) {
+  WAIT_OK(spawn([] {
+    OK(setgid(1000));
+    OK(setuid(1000));
+    for (int family : {AF_INET, AF_UNSPEC}) {
+      int fd = OK(socket(AF_INET, SOCK_STREAM, 0));
+      sockaddr_in to{};
+      to.sin_family = static_cast<sa_family_t>(family);
+      to.sin_port = htons(81);
+      FAILS(bind(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), EACCES);
+    }
+    return 0;
+  }));
+}
+
+TEST(tcp, send_that_connects) {
+  int listener = OK(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in at{};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(at);
+  OK(bind(listener, reinterpret_cast<sockaddr*>(&at), sizeof(at)));
+  OK(listen(listener, 5));
+  OK(getsockname(listener, reinterpret_cast<sockaddr*>(&at), &length));
+  int fd = OK(socket(AF_INET, SOCK_STREAM, 0));
+  CHECK_EQ(sendto(fd, "fast", 4, MSG_FASTOPEN, reinterpret_cast<sockaddr*>(&at), sizeof(at)), 4);
+  int peer = OK(accept(listener, nullptr, nullptr));
+  char text[8] = {};
+  CHECK_EQ(read(peer, text, sizeof(text)), 4);
+  CHECK_STR(text, "fast");
+  // Nobody listens any more.
+  OK(close(listener));
+  int other = OK(socket(AF_INET, SOCK_STREAM, 0));
+  FAILS(sendto(other, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&at), sizeof(at)), ECONNREFUSED);
+}
+
 TEST(tcp, nonblocking_connect) {
   int port;
   int l = listener(&port);

@@ -140,7 +140,7 @@ void frame_fault(Context& ctx, bool fatal) {
 
 }  // namespace
 
-// With a host frame at hand the guest frame is built at once; the patched path gets one by ud2.
+// With a host frame at hand the guest frame is built at once; the patched path gets one by int3.
 void deliver(Context& ctx) {
   if (ctx.uc == nullptr) {
     ctx.priv->resume_rip = ctx.regs->rip;
@@ -277,7 +277,7 @@ extern "C" void stub_signal(i32 signo, SigInfo* info, UContext* uc) {
     return;
   }
   if (in_stub(regs.rip)) {
-    if (signo == kSigill && regs.rip == reinterpret_cast<u64>(stub_exit_ud2) && priv.deliver != kNoFrame) {
+    if (signo == kSigtrap && regs.rip == reinterpret_cast<u64>(stub_exit_break) + 1 && priv.deliver != kNoFrame) {
       regs.rip = priv.resume_rip;
       u64 awaited = priv.deliver;
       priv.deliver = kNoFrame;

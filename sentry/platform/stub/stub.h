@@ -42,8 +42,8 @@ struct Private {
   u64 guest_rsp;   // 0: scratch of the patched entry
   u64 regs_base;   // 8: where the patched entry saves registers (fixed)
   Slot* slot;      // 16
-  u64 deliver;     // 24: the exit path must end in ud2, to get a host frame; which for: Awaited
-  u64 resume_rip;  // 32: the guest's rip behind that ud2
+  u64 deliver;     // 24: the exit path must end in int3, to get a host frame; which for: Awaited
+  u64 resume_rip;  // 32: the guest's rip behind that int3
   u64 self;        // 40
   u32 index;
   u32 mxcsr;  // for the child of a clone that came by a trap
@@ -197,7 +197,7 @@ void stub_restorer();
 void stub_signal_entry();
 extern const char stub_begin[], stub_end[], stub_copy_begin[], stub_copy_end[], stub_copy_fixup[],
     stub_blocking_begin[], stub_blocking_syscall[], stub_blocking_abort[], stub_exit_restart[], stub_exit_last[],
-    stub_exit_ud2[], stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[],
+    stub_exit_break[], stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[],
     stub_string_fixup[], stub_store_begin[], stub_store_end[], stub_store_fixup[], stub_cas_begin[], stub_cas_end[],
     stub_cas_fixup[];
 void stub_entry();
