@@ -132,7 +132,7 @@ class Containerd(Daemon):
             f.write('version = 2\nroot = "%s/root"\nstate = "%s/state"\n'
                     'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' % ((self.base,) * 3))
         self.start(["containerd", "-c", self.base + "/config.toml"])
-        self.ctr = "ctr -a %s/sock" % self.base
+        self.ctr = "%s -a %s/sock" % (shutil.which("ctr"), self.base)  # a path: the prelude has a function of the name
         self.root = os.path.join(self.base, "rootfs")
         os.mkdir(self.root)
         for name in ("up", "work"):
@@ -154,7 +154,7 @@ class Containerd(Daemon):
         return r"""
 ctr() { $CTR "$@"; }
 # run [OPTIONS] ID COMMAND...
-run() { ctr run --runtime io.containerd.runc.v2 --runc-binary $BINARY "${O[@]}" --rootfs $ROOT "$@"; }
+run() { ctr run --runtime io.containerd.runc.v2 --runc-binary $BINARY --env PATH=/usr/sbin:/usr/bin:/sbin:/bin "${O[@]}" --rootfs $ROOT "$@"; }
 O=()
 """
 
@@ -172,9 +172,9 @@ class Podman(Daemon):
         # A hard limit this machine may not raise is podman's default.
         with open(self.base + "/containers.conf", "w") as f:
             f.write('[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
-                    '[engine]\nevents_logger = "file"\n[network]\ndefault_subnet = "172.29.198.0/24"\n')
+                    '[engine]\nevents_logger = "file"\nruntime_supports_json = ["runc", "sbx"]\n[network]\ndefault_subnet = "172.29.198.0/24"\n')
         self.sbx = sbx
-        self.podman = ("podman --root %s/root --runroot %s/run --cgroup-manager=cgroupfs --network-config-dir %s/net" %
+        self.podman = (shutil.which("podman") + " --root %s/root --runroot %s/run --cgroup-manager=cgroupfs --network-config-dir %s/net" %
                        ((self.base,) * 3))
         self.environment = {"CONTAINERS_CONF": self.base + "/containers.conf"}
         tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)

@@ -67,7 +67,7 @@ constexpr struct {
     {"kernel/unprivileged_bpf_disabled", "2"},
     {"kernel/unprivileged_userns_clone", "0"},
     {"kernel/io_uring_disabled", "2"},
-    {"kernel/seccomp/actions_avail", "kill_process kill_thread trap errno user_notif trace log allow"},
+    {"kernel/seccomp/actions_avail", "kill_process kill_thread trap errno trace log allow"},
     {"kernel/random/entropy_avail", "256"},
     {"kernel/random/poolsize", "256"},
     {"kernel/random/write_wakeup_threshold", "256"},
