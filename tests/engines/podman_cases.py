@@ -1,7 +1,7 @@
 """What people do with podman as root. $P: podman with its options, $I: the image."""
 
 CASES = [
-    ("run", "run $I echo hi; run $I sh -c 'exit 7'; echo $?; echo in | run -i $I cat; run $I /nonexistent | sed 's/.*failed: unable/unable/'; echo ${PIPESTATUS[0]}", {"must": "hi"}),
+    ("run", "run $I echo hi; run $I sh -c 'exit 7'; echo $?; echo in | run -i $I cat; run $I /nonexistent 2>&1 | sed 's/.*failed: unable/unable/'; echo ${PIPESTATUS[0]}", {"must": "hi"}),
     ("terminal", "pty $P run --rm -it $I tty"),
     ("identity", "run -u 1000:1001 -e A=b -w /tmp -h there $I sh -c 'id; echo $A; pwd; hostname'; run $I grep CapEff /proc/self/status"),
     ("files", "t=$(mktemp -d); run -v $t:/m $I sh -c 'echo b >/m/f'; cat $t/f; run -v $t:/m:ro $I touch /m/g; run --read-only $I touch /x; run -v v:/v $I sh -c 'echo k >/v/f'; run -v v:/v $I cat /v/f; rm -r $t"),
