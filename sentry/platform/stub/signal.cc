@@ -52,6 +52,22 @@ bool within(u64 rip, const char* begin, const char* end_inclusive) {
   return rip >= reinterpret_cast<u64>(begin) && rip <= reinterpret_cast<u64>(end_inclusive);
 }
 
+// In the quick answers of entry.S, where the flag is not looked at any more. Tells whether it was guest code already.
+bool leave_quick_answer(GuestRegs& regs, const Private& priv) {
+  static const struct {
+    const char *tail, *last, *end;
+  } kAnswers[] = {{stub_getpid_tail, stub_getpid_last, stub_getpid_end},
+                  {stub_getppid_tail, stub_getppid_last, stub_getppid_end},
+                  {stub_gettid_tail, stub_gettid_last, stub_gettid_end}};
+  for (const auto& answer : kAnswers) {
+    if (regs.rip == reinterpret_cast<u64>(answer.tail)) regs.rip = reinterpret_cast<u64>(stub_entry_slow);
+    if (regs.rip < reinterpret_cast<u64>(answer.last) || regs.rip >= reinterpret_cast<u64>(answer.end)) continue;
+    regs.rip = priv.ret;
+    return true;
+  }
+  return false;
+}
+
 void on_kick(UContext* uc, Private& priv) {
   ++priv.slot->counters.kicks;
   GuestRegs& regs = uc->mc.regs;
@@ -59,6 +75,7 @@ void on_kick(UContext* uc, Private& priv) {
     leave_trampoline(regs);
     return;
   }
+  if (leave_quick_answer(regs, priv)) return;
   if (within(regs.rip, stub_blocking_begin, stub_blocking_syscall)) {
     regs.rip = reinterpret_cast<u64>(stub_blocking_abort);
   } else if (regs.rip == reinterpret_cast<u64>(stub_exit_last)) {

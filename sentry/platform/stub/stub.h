@@ -45,13 +45,14 @@ struct Private {
   u64 deliver;     // 24: the exit path must end in int3, to get a host frame; which for: Awaited
   u64 resume_rip;  // 32: the guest's rip behind that int3
   u64 self;        // 40
+  u64 ret;         // 48: of the quick answers of entry.S: where the guest goes on
   u32 index;
   u32 mxcsr;  // for the child of a clone that came by a trap
   u16 fpu_cw;
   u8 have_fp;
   u64 clear_tid;
 };
-static_assert(sizeof(Private) <= kPrivateBytes);
+static_assert(sizeof(Private) <= kPrivateBytes && __builtin_offsetof(Private, ret) == 48);  // P_RET in entry.S
 
 enum Awaited : u64 { kNoFrame = 0, kDeliverFrame = 1, kSigreturnFrame = 2 };
 
@@ -197,7 +198,9 @@ void stub_restorer();
 void stub_signal_entry();
 extern const char stub_begin[], stub_end[], stub_copy_begin[], stub_copy_end[], stub_copy_fixup[],
     stub_blocking_begin[], stub_blocking_syscall[], stub_blocking_abort[], stub_exit_restart[], stub_exit_last[],
-    stub_exit_break[], stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[],
+    stub_exit_break[], stub_entry_slow[], stub_getpid_tail[], stub_getpid_last[], stub_getpid_end[],
+    stub_getppid_tail[], stub_getppid_last[], stub_getppid_end[], stub_gettid_tail[], stub_gettid_last[],
+    stub_gettid_end[], stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[],
     stub_string_fixup[], stub_store_begin[], stub_store_end[], stub_store_fixup[], stub_cas_begin[], stub_cas_end[],
     stub_cas_fixup[];
 void stub_entry();
