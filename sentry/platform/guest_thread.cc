@@ -167,7 +167,7 @@ void GuestThreadImpl::resume_exit() {
 
 Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
   if (kind != CloneRequest::Kind::kFork || next_fd_ >= 0) return {};
-  RefPtr<SlotArea> area = SlotArea::make();
+  RefPtr<SlotArea> area = platform_.take_area();
   if (!area) return Errno::kAgain;
   // The stub may have been interrupted in its doorbell; it rings again at once.
   for (int tries = 0; tries < 1000; ++tries) {
@@ -255,6 +255,8 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   c.guest_tid = request.guest_tid;
   c.child_tid_value = request.child_tid_value;
   finish(Command::kClone, 0);
+  // While the host copies the process: who forks once forks again.
+  if (fork) platform_.make_spare_area(index);
 }
 
 void GuestThreadImpl::resume_mmap(const MmapRequest& request) {

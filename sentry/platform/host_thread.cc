@@ -24,6 +24,12 @@ RefPtr<SlotArea> SlotArea::make() {
   return area;
 }
 
+void PlatformImpl::make_spare_area(u32 index) {
+  if (spare_area_) return;
+  spare_area_ = SlotArea::make();
+  if (spare_area_) __atomic_store_n(&spare_area_->slot(index).state, u32{kStateNative}, __ATOMIC_RELAXED);  // its page
+}
+
 SlotArea::~SlotArea() {
   if (base_ != nullptr) munmap(base_, kSlotsBytes);
 }

@@ -209,6 +209,10 @@ class PlatformImpl final : public Platform {
   // robust.cc: if threads of the process hold robust locks, has its stub release them before it ends, and kills it if
   // that takes long. False: there are none, kill it.
   bool release_robust_locks(Process& process);
+  // The slots of a new process: the spare ones, if there are.
+  RefPtr<SlotArea> take_area() { return spare_area_ ? std::move(spare_area_) : SlotArea::make(); }
+  // Made when there is time; slot `index` is likely to be the first used.
+  void make_spare_area(u32 index);
   // Parks until a clean stub is there.
   Result<std::unique_ptr<HostThread>> take_zygote();
   void return_zygote(std::unique_ptr<HostThread> zygote);
@@ -264,6 +268,7 @@ class PlatformImpl final : public Platform {
 
   UniqueFd listener_;
   PatchedText patched_text_;
+  RefPtr<SlotArea> spare_area_;
   // Processes that release their robust locks: alive on the host, gone for the guest. Their other threads may ring.
   struct Leaving {
     RefPtr<Process> process;
