@@ -41,7 +41,7 @@ docker commit cd committed:1 >/dev/null; run committed:1 cat /newfile; docker ex
     ("no-new-privileges", "run --security-opt no-new-privileges $I grep NoNewPrivs /proc/self/status; run -u 1000 --security-opt no-new-privileges $I sh -c 'cp /bin/id /tmp/id; /tmp/id -u'"),
     ("seccomp", r"""
 p=$(mktemp); echo '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":1},{"names":["chmod","fchmodat"],"action":"SCMP_ACT_ERRNO","errnoRet":13},{"names":["kill"],"action":"SCMP_ACT_ERRNO","args":[{"index":1,"value":10,"op":"SCMP_CMP_EQ"}]}]}' >$p
-run --security-opt seccomp=$p $I sh -c 'mkdir /x; kill -0 $$; echo $?; kill -USR1 $$; echo alive'
+run --security-opt seccomp=$p $I sh -c 'exec 2>&1; mkdir /x; kill -0 $$; echo $?; kill -USR1 $$; echo alive'
 run --security-opt seccomp=$p $I python3 -c 'import os
 try: os.chmod("/tmp", 0o777)
 except OSError as e: print(e.errno)'

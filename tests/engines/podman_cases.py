@@ -2,7 +2,7 @@
 
 CASES = [
     ("run", "run $I echo hi; run $I sh -c 'exit 7'; echo $?; echo in | run -i $I cat; run $I /nonexistent 2>&1 | sed 's/.*failed: unable/unable/'; echo ${PIPESTATUS[0]}", {"must": "hi"}),
-    ("terminal", "pty $P run --rm -it $I tty"),
+    ("terminal", "pty \"$P run --rm -it $I sh -c 'tty; sleep 0.5'\""),
     ("identity", "run -u 1000:1001 -e A=b -w /tmp -h there $I sh -c 'id; echo $A; pwd; hostname'; run $I grep CapEff /proc/self/status"),
     ("files", "t=$(mktemp -d); run -v $t:/m $I sh -c 'echo b >/m/f'; cat $t/f; run -v $t:/m:ro $I touch /m/g; run --read-only $I touch /x; run -v v:/v $I sh -c 'echo k >/v/f'; run -v v:/v $I cat /v/f; rm -r $t"),
     ("exec", "bg --name x $I sleep 100; podman exec x echo ex; podman exec x sh -c 'exit 9'; echo $?; podman exec -u 1000 -e E=v -w /tmp x sh -c 'id -u; echo $E $PWD'; echo in | podman exec -i x cat; pty $P exec -it x tty; podman stop -t 0 x; podman inspect -f '{{.State.ExitCode}}' x"),
