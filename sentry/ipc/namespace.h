@@ -24,7 +24,7 @@ struct Namespace : public RefCounted {
   Namespace() {
     segments.limit = 4096;     // SHMMNI
     semaphores.limit = 32000;  // SEMMNI
-    queues.limit = 32000;      // MSGMNI
+    queues.limit = 2048;       // MSGMNI
   }
 };
 

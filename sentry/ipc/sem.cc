@@ -63,6 +63,9 @@ Result<i32> get_semaphores(Namespace& ns, const security::Credentials& creds, i3
   };
   auto make = [&]() -> Result<RefPtr<SemSet>> {
     if (count == 0) return Errno::kInval;
+    size_t all = static_cast<size_t>(count);
+    for (const auto& [place, set] : ns.semaphores.objects()) all += set->sems.size();
+    if (all > kSemMaxTotal) return Errno::kNospc;
     return make_ref<SemSet>(static_cast<u32>(count));
   };
   return ns.semaphores.get(creds, key, flags, check, make);
@@ -73,7 +76,7 @@ namespace {
 // Does all operations, or none: false if one has to wait, which is then `blocking`.
 Result<bool> try_all(SemSet& set, std::span<const sembuf> ops, i32 pid, std::vector<i32>* adjust,
                      const sembuf** blocking) {
-  auto undoes = [](const sembuf& op) { return (op.sem_flg & SEM_UNDO) != 0; };
+  auto undoes = [](const sembuf& op) { return (op.sem_flg & SEM_UNDO) != 0 && op.sem_op != 0; };
   size_t done = 0;
   auto take_back = [&] {
     while (done > 0) {
@@ -89,13 +92,13 @@ Result<bool> try_all(SemSet& set, std::span<const sembuf> ops, i32 pid, std::vec
       *blocking = &op;
       return false;
     }
-    i32 adjusted = undoes(op) && op.sem_op != 0 ? (*adjust)[op.sem_num] - op.sem_op : 0;
+    i32 adjusted = undoes(op) ? (*adjust)[op.sem_num] - op.sem_op : 0;
     if (sem.value + op.sem_op > kSemMaxValue || adjusted < -kSemMaxAdjust - 1 || adjusted > kSemMaxAdjust) {
       take_back();
       return Errno::kRange;
     }
     sem.value += op.sem_op;
-    if (undoes(op) && op.sem_op != 0) (*adjust)[op.sem_num] = adjusted;
+    if (undoes(op)) (*adjust)[op.sem_num] = adjusted;
     ++done;
   }
   for (const sembuf& op : ops) set.sems[op.sem_num].pid = pid;

@@ -12,10 +12,11 @@ namespace sbx::ipc {
 
 struct Namespace;
 
-constexpr i32 kSemMaxValue = 32767;   // SEMVMX
-constexpr u32 kSemMaxOps = 500;       // SEMOPM
-constexpr u32 kSemMaxPerSet = 32000;  // SEMMSL
-constexpr i32 kSemMaxAdjust = 32767;  // SEMAEM
+constexpr i32 kSemMaxValue = 32767;      // SEMVMX
+constexpr u32 kSemMaxTotal = 1'024'000;  // SEMMNS; Linux has a thousand times that, in memory of the host's
+constexpr u32 kSemMaxOps = 500;          // SEMOPM
+constexpr u32 kSemMaxPerSet = 32000;     // SEMMSL
+constexpr i32 kSemMaxAdjust = 32767;     // SEMAEM
 
 struct Semaphore {
   i32 value = 0;

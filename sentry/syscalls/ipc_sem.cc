@@ -29,7 +29,7 @@ Result<i64> operate(Task& task, i32 id, u64 ops_at, u64 count, fiber::Deadline d
 Result<i64> info(Task& task, i32 command, u64 out) {
   seminfo reply{};
   reply.semmni = reply.semmap = static_cast<int>(space().semaphores.limit);
-  reply.semmns = static_cast<int>(space().semaphores.limit * ipc::kSemMaxPerSet);
+  reply.semmns = static_cast<int>(ipc::kSemMaxTotal);
   reply.semmnu = reply.semmns;
   reply.semmsl = static_cast<int>(ipc::kSemMaxPerSet);
   reply.semopm = reply.semume = static_cast<int>(ipc::kSemMaxOps);

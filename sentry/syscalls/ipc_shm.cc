@@ -79,7 +79,7 @@ Result<i64> sys_shmat(Task& task, Int id, UserAddr address, Hex flags) {
   i64 at = static_cast<i64>(entry.args[0]);
   if (at < 0 && at > -4096) {
     if (segment->attached == 0 && (segment->mode & SHM_DEST) != 0) ipc::remove_segment(space(), *segment);
-    return at == -EEXIST ? Errno::kInval : static_cast<Errno>(-at);
+    return at == -ENOMEM ? Errno::kNomem : Errno::kInval;  // the stub's word: nothing else is passed on
   }
   attachments(task).add(static_cast<u64>(at), segment, task.group->pid);
   return at;

@@ -201,6 +201,7 @@ TEST(sysv_sem, operations) {
   OK(operate(id, {{0, -2, 0}, {0, 0, 0}, {0, 3, 0}}));
   CHECK_EQ(value(id, 0), 3);
   FAILS(operate(id, {{0, 0, IPC_NOWAIT}}), EAGAIN);
+  FAILS(operate(id, {{2, 0, SEM_UNDO}, {2, -1, IPC_NOWAIT}}), EAGAIN);
   FAILS(operate(id, {{3, 1, 0}}), EFBIG);
   FAILS(operate(id, {}), EINVAL);
   FAILS(operate(id, {{0, 32767, 0}}), ERANGE);
