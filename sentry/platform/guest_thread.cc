@@ -130,11 +130,10 @@ void GuestThreadImpl::finish(Command command, i64 ret) {
   Slot& s = host_->slot();
   bool returns = command == Command::kReturn || command == Command::kDeliver;
   if (out_count_ != 0 && !(returns && entry_.kind == EntryKind::kSyscall)) flush_writes();
-  s.ret = ret;
-  s.out_count = static_cast<u8>(out_count_);
-  for (u32 i = 0; i < out_count_; ++i) s.out[i] = out_[i];
-  out_count_ = out_used_ = 0;
-  host_->reply(command);
+  u32 count = std::exchange(out_count_, 0);
+  for (u32 i = 0; i < count; ++i) s.out[i] = out_[i];
+  out_used_ = 0;
+  host_->reply(command, ret, count);
 }
 
 void GuestThreadImpl::resume(i64 ret) { finish(Command::kReturn, ret); }

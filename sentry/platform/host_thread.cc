@@ -27,7 +27,7 @@ RefPtr<SlotArea> SlotArea::make() {
 void PlatformImpl::make_spare_area(u32 index) {
   if (spare_area_) return;
   spare_area_ = SlotArea::make();
-  if (spare_area_) __atomic_store_n(&spare_area_->slot(index).state, u32{kStateNative}, __ATOMIC_RELAXED);  // its page
+  if (spare_area_) __atomic_store_n(&spare_area_->slot(index).state, u32{kStateNew}, __ATOMIC_RELAXED);  // its page
 }
 
 SlotArea::~SlotArea() {
@@ -96,11 +96,13 @@ HostThread::~HostThread() {
   --platform.host_threads;
 }
 
-void HostThread::reply(Command command) {
+void HostThread::reply(Command command, i64 ret, u32 out_count) {
   Slot& s = slot();
-  s.command = command;
   where = Where::kNative;
   bool polls = platform.will_poll(*this, command);
+  s.command = command;
+  s.out_count = static_cast<u8>(out_count);
+  s.ret = ret;
   __atomic_store_n(&s.state, kStateReply, __ATOMIC_RELEASE);
   if (notif != 0) {
     u64 id = notif;

@@ -82,8 +82,8 @@ struct HostThread {
 
   Slot& slot() const { return process->area->slot(index); }
   u8* window() const { return process->area->window(index); }
-  // Publishes the reply in the slot and wakes the stub if it sleeps in a doorbell.
-  void reply(Command command);
+  // Publishes the reply in the slot and wakes the stub if it sleeps in a doorbell. `out_count`: entries of Slot::out.
+  void reply(Command command, i64 ret = 0, u32 out_count = 0);
 
   PlatformImpl& platform;
   RefPtr<Process> process;
@@ -260,7 +260,8 @@ class PlatformImpl final : public Platform {
   void end_apart(HostThread& thread);
   void set_sync_wake(bool sync);
   bool cpus_are_free() const;
-  u32 streak_needed(u64 now) const;
+  u32 skips(u64 now) const;
+  bool takes_chance(HostThread& thread, u64 now);
   void on_zygote_request(HostThread& thread, RequestKind kind);
   void on_template_request(RequestKind kind);
   void host_block(bool entering);
@@ -297,7 +298,7 @@ class PlatformImpl final : public Platform {
   std::vector<Polled> polled_;
   cpu_set_t cpu_set_{};
   u32 cpus_ = 0;  // in cpu_set_; 0: not counted yet
-  u32 streak_needed_ = 0;
+  u32 skips_ = 0, skipped_ = 0;
   u64 missed_at_ = 0;
   u64 bell_at_ = 0;  // cycles: when to ask for doorbells although polled threads call all the time
   u32 session_hits_ = 0;

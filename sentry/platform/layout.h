@@ -33,8 +33,9 @@ constexpr u64 kUserEnd = 0x7ffffffff000;
 constexpr int kDoorbell = 1000;  // the syscall number that rings the sentry
 constexpr int kKickSignal = 10;  // host signal that makes a thread look at Slot::kick
 
-// Slot::state. Stub: kNative -> kRequest, kReply -> kNative. Sentry: kRequest -> kClaimed -> kReply.
-enum SlotState : u32 { kStateNative = 0, kStateRequest = 1, kStateClaimed = 2, kStateReply = 3, kStateGone = 4 };
+// Slot::state. The stub writes kRequest and, at its end, kGone, the sentry kReply; a new slot has kNew. Two stores a
+// call and no more: each takes the line from the other side, which looks at it all the time, and that takes it back.
+enum SlotState : u32 { kStateNew = 0, kStateRequest = 1, kStateReply = 2, kStateGone = 3 };
 
 enum class RequestKind : u8 {
   kBind = 0,  // first request of a host thread: args[0] of the doorbell is the cookie
@@ -125,7 +126,8 @@ static_assert(kMaxSlots * sizeof(RobustList) <= kWindowBytes);
 
 struct alignas(64) Slot {
   // One cache line holds a call without buffers, both ways: with a spinning stub the time of a call is the time that
-  // lines take between two CPUs, 40 to 350 ns each. Nothing else that either side writes in the course of it lies here.
+  // lines take between two CPUs, 40 to 350 ns each. Nothing else that either side writes in the course of it lies here,
+  // and each side writes all of its part right before `state`.
   u32 state;
   RequestKind kind;
   Command command;  // reply

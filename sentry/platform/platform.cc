@@ -123,9 +123,7 @@ void PlatformImpl::handle(const Notification& n) {
     thread->notif = n.id;  // its spin ran out, or its doorbell was interrupted
     return;
   }
-  u32 expected = kStateRequest;
-  if (thread->where == Where::kGone ||
-      !__atomic_compare_exchange_n(&slot.state, &expected, kStateClaimed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+  if (thread->where == Where::kGone || __atomic_load_n(&slot.state, __ATOMIC_SEQ_CST) != kStateRequest) {
     answer(n.id);
     return;
   }

@@ -42,12 +42,13 @@ constexpr u64 kBusyBellInterval = 15 * kMicrosecond;
 constexpr u64 kBellInterval = 3 * kMicrosecond;
 // Two looks are never that far apart, unless the host's scheduler stepped in between.
 constexpr u64 kPreempted = 50 * kMicrosecond;
-// After that time without a poor session the demands are half of what they were.
+// After that time without a poor session half as many chances are passed by.
 constexpr u64 kForgetMisses = 50'000 * kMicrosecond;
 constexpr u64 kMinBackOff = 10'000 * kMicrosecond;
 constexpr u64 kMaxBackOff = 320'000 * kMicrosecond;
-constexpr u32 kMinStreak = 16;
+constexpr u32 kStreak = 16;
 constexpr u32 kMaxStreak = 4096;
+constexpr u32 kMostSkips = 255;
 // To move the stub to another CPU costs as much as this many doorbells; and what a good session spares is far more.
 constexpr u32 kPoorSession = 32;
 constexpr u32 kGoodSession = 400;
@@ -78,9 +79,19 @@ bool PlatformImpl::cpus_are_free() const {
   return running <= cpus_;
 }
 
-u32 PlatformImpl::streak_needed(u64 now) const {
+u32 PlatformImpl::skips(u64 now) const {
   u64 halvings = (now - missed_at_) / kForgetMisses;
-  return halvings > 31 ? kMinStreak : std::max(streak_needed_ >> halvings, kMinStreak);
+  return halvings > 31 ? 0 : skips_ >> halvings;
+}
+
+// After poor sessions some of the chances are passed by, and not only taken late: where streaks are short, in a walk
+// over directories say, a late session would be a poor one too.
+bool PlatformImpl::takes_chance(HostThread& thread, u64 now) {
+  if (thread.streak < kStreak) return false;
+  if (skipped_ >= skips(now)) return true;
+  ++skipped_;
+  thread.streak = 0;
+  return false;
 }
 
 bool PlatformImpl::will_poll(HostThread& thread, Command command) {
@@ -93,7 +104,6 @@ bool PlatformImpl::will_poll(HostThread& thread, Command command) {
   if (cpus_ == 0) {
     bool known = sched_getaffinity(0, sizeof(cpu_set_), &cpu_set_) == 0;
     cpus_ = options.spin && known ? static_cast<u32>(CPU_COUNT(&cpu_set_)) : 1;
-    streak_needed_ = kMinStreak;
   }
   if (!i_receive()) return false;
   auto known = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
@@ -111,7 +121,7 @@ bool PlatformImpl::will_poll(HostThread& thread, Command command) {
     known->window = thread.soon = thread.notif == 0 ? earned : kFirstWindow;
     return true;
   }
-  if (!wanted || thread.streak < streak_needed(now) || polled_.size() >= std::min<size_t>(kMostPolled, cpus_ - 1) ||
+  if (!wanted || polled_.size() >= std::min<size_t>(kMostPolled, cpus_ - 1) || !takes_chance(thread, now) ||
       !cpus_are_free()) {
     return false;
   }
@@ -187,7 +197,6 @@ void PlatformImpl::serve_polled(Slot& slot) {
     polled_.erase(it);
     return;
   }
-  __atomic_store_n(&slot.state, kStateClaimed, __ATOMIC_RELAXED);
   polled_requests.add();
   ++session_hits_;
   thread->where = Where::kSentry;
@@ -208,10 +217,11 @@ void PlatformImpl::end_polling() {
   if (session_hits_ < kPoorSession) {
     misses.add();
     u64 now = cycles();
-    streak_needed_ = std::min(streak_needed(now) * 2, kMaxStreak);
+    skips_ = std::min(skips(now) * 2 + 1, kMostSkips);
+    skipped_ = 0;
     missed_at_ = now;
   } else if (session_hits_ >= kGoodSession) {
-    streak_needed_ = std::max(streak_needed_ / 2, kMinStreak);
+    skips_ /= 2;
     back_off_ /= 2;
   }
   // A stub that saw the flag before it fell rings when its spin is over.

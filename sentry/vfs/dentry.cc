@@ -111,15 +111,31 @@ Dentry* Dentry::new_child(std::string_view name, RefPtr<Inode> inode) {
   return d;
 }
 
+Dentry::Directory& Dentry::directory() {
+  if (!directory_) directory_ = std::make_unique<Directory>();
+  return *directory_;
+}
+
+const Dentry::Children& Dentry::children() const {
+  static const Children none;
+  return directory_ ? directory_->children : none;
+}
+
+Dentry* Dentry::hashed_child(std::string_view name) const {
+  if (!directory_) return nullptr;
+  auto it = directory_->children.find(name);
+  return it == directory_->children.end() ? nullptr : it->second;
+}
+
 void Dentry::hash_into(Dentry& parent) {
   parent_ = RefPtr<Dentry>(&parent);
-  parent.children_.emplace(std::string_view(name_), this);
+  parent.directory().children.emplace(std::string_view(name_), this);
   hashed_ = true;
 }
 
 void Dentry::unhash() {
   if (!hashed_) return;
-  parent_->children_.erase(std::string_view(name_));
+  parent_->directory().children.erase(std::string_view(name_));
   hashed_ = false;
 }
 
@@ -149,9 +165,8 @@ void Dentry::set_unused_bound(size_t bound) {
 }
 
 Dentry* Dentry::valid_child(std::string_view name) const {
-  auto it = children_.find(name);
-  if (it == children_.end()) return nullptr;
-  Dentry* d = it->second;
+  Dentry* d = hashed_child(name);
+  if (d == nullptr) return nullptr;
   if (d->mount_count_ != 0) return d;  // a mount point stays whatever the filesystem would say now
   if (d->stale_ || !inode_->children_cacheable() || !inode_->child_still_valid(name, d->inode_.get())) return nullptr;
   return d;
@@ -176,8 +191,7 @@ Result<RefPtr<Dentry>> Dentry::child_locked(std::string_view name) {
     epoch = epoch_;
     found = inode_->lookup(name);
   }
-  auto it = children_.find(name);
-  RefPtr<Dentry> old = it == children_.end() ? nullptr : RefPtr<Dentry>(it->second);
+  RefPtr<Dentry> old(hashed_child(name));
   if (!found) {
     if (found.error() != Errno::kNoent) return found.error();
     if (old) {
@@ -215,10 +229,7 @@ Result<RefPtr<Dentry>> Dentry::child_locked(std::string_view name) {
   return fresh;
 }
 
-RefPtr<Dentry> Dentry::cached_child(std::string_view name) {
-  auto it = children_.find(name);
-  return it == children_.end() ? nullptr : RefPtr<Dentry>(it->second);
-}
+RefPtr<Dentry> Dentry::cached_child(std::string_view name) { return RefPtr<Dentry>(hashed_child(name)); }
 
 RefPtr<Dentry> Dentry::attach_child(std::string_view name, RefPtr<Inode> inode) {
   RefPtr<Dentry> old = cached_child(name);
@@ -242,8 +253,8 @@ void Dentry::forget_child(std::string_view name) {
 void Dentry::forget_children() {
   ++epoch_;
   std::vector<RefPtr<Dentry>> all;
-  all.reserve(children_.size());
-  for (auto& [name, d] : children_) all.emplace_back(d);
+  all.reserve(children().size());
+  for (const auto& [name, d] : children()) all.emplace_back(d);
   for (auto& d : all) d->stale_ = true;
 }
 
@@ -253,7 +264,7 @@ void Dentry::became_deleted(bool leave_negative) {
   unhash();
   unpin();
   if (leave_negative && parent_ && parent_->is_dir() && parent_->inode_->children_cacheable() &&
-      !parent_->children_.contains(name_)) {
+      parent_->hashed_child(name_) == nullptr) {
     RefPtr<Dentry> negative(parent_->new_child(name_, nullptr));
   }
 }
@@ -293,7 +304,7 @@ bool Dentry::has_mounts_below() const {
     const Dentry* d = work.back();
     work.pop_back();
     if (d->mount_count_ != 0) return true;
-    for (auto& [name, child] : d->children_) work.push_back(child);
+    for (const auto& [name, child] : d->children()) work.push_back(child);
   }
   return false;
 }
@@ -303,7 +314,7 @@ void Dentry::drop_tree() {
   std::vector<RefPtr<Dentry>> all{RefPtr<Dentry>(this)};
   for (size_t i = 0; i < all.size(); ++i) {
     Dentry* d = all[i].get();
-    for (auto& [name, child] : d->children_) all.emplace_back(child);
+    for (const auto& [name, child] : d->children()) all.emplace_back(child);
   }
   while (!all.empty()) {
     RefPtr<Dentry> d = std::move(all.back());

@@ -43,7 +43,7 @@ class Dentry : public RefCounted {
   Result<RefPtr<Dentry>> child_locked(std::string_view name);
   // The cached child if it may be used without asking the filesystem, else null. Borrowed: valid until the next park.
   Dentry* valid_child(std::string_view name) const;
-  fiber::SleepLock& dir_lock() { return dir_lock_; }
+  fiber::SleepLock& dir_lock() { return directory().lock; }
   // This dentry is `ancestor` or lies below it.
   bool is_below(const Dentry& ancestor) const;
 
@@ -73,6 +73,14 @@ class Dentry : public RefCounted {
   static RefPtr<Dentry> fs_root(const RefPtr<FileSystem>& fs);
   Dentry* new_child(std::string_view name, RefPtr<Inode> inode);
   void set_inode(RefPtr<Inode> inode);
+  using Children = std::unordered_map<std::string_view, Dentry*>;  // keys are the children's name_
+  struct Directory {
+    Children children;
+    fiber::SleepLock lock;
+  };
+  Directory& directory();
+  const Children& children() const;
+  Dentry* hashed_child(std::string_view name) const;  // null: none
   void hash_into(Dentry& parent);
   void unhash();
   void unpin();
@@ -82,7 +90,7 @@ class Dentry : public RefCounted {
   std::string name_;
   RefPtr<Inode> inode_;
   RefPtr<FileSystem> fs_;
-  std::unordered_map<std::string_view, Dentry*> children_;  // keys are the children's name_
+  std::unique_ptr<Directory> directory_;  // made on first use: most dentries have no children
   Dentry* lru_prev_ = nullptr;
   Dentry* lru_next_ = nullptr;
   u32 kind_ = 0;
@@ -92,7 +100,6 @@ class Dentry : public RefCounted {
   bool hashed_ = false;      // the parent finds it by name
   bool stale_ = false;       // to be confirmed by the filesystem before its next use
   bool referenced_ = false;  // used since the LRU last looked at it
-  fiber::SleepLock dir_lock_;
 };
 
 // Holds the lock of a directory (null: none) for a scope.

@@ -49,7 +49,7 @@ void GoferInode::drop_entries() {
   std::unique_ptr<Entries> gone = std::move(entries_);
   fs.directory_dropped(gone->in_fs, gone->by_name.size());
   for (auto& [name, e] : gone->by_name) {
-    if (e.known && e.node.dir != wire::kNoNode && fs.find(e.node.attr) == nullptr) fs.forget_node(e.node.dir);
+    if (e.node && e.node->dir != wire::kNoNode && fs.find(e.node->attr) == nullptr) fs.forget_node(e.node->dir);
   }
   misses_ = 0;
 }
@@ -70,14 +70,13 @@ Result<void> GoferInode::read_entries(Read what) {
       Entry entry;
       entry.ino = e.ino;
       entry.type = e.type;
-      entry.known = e.known;
       if (e.known) {
         // On some filesystems (overlay) the two differ; stat's is the one that counts.
         entry.ino = e.node.attr.ino;
         entry.type = static_cast<u8>(IFTODT(e.node.attr.mode));
         if (e.node.dir != wire::kNoNode) fs.remember_node(e.node.dir);
         if (GoferInode* live = fs.find(e.node.attr)) live->update(e.node);
-        entry.node = std::move(e.node);
+        entry.node = std::make_unique<wire::Node>(std::move(e.node));
       }
       listing->entries.push_back({e.name, entry.ino, entry.type});
       fresh->by_name.emplace(std::move(e.name), std::move(entry));
@@ -123,10 +122,11 @@ Result<RefPtr<GoferInode>> GoferInode::ask(std::string_view name) {
   if (entries_) {
     Entry& e = entries_->by_name[m.name];
     if (e.ino != reply->node.attr.ino) entries_->listing.reset();
-    e = Entry{reply->node, true, reply->node.attr.ino, static_cast<u8>(IFTODT(reply->node.attr.mode))};
+    e = Entry{nullptr, nullptr, reply->node.attr.ino, static_cast<u8>(IFTODT(reply->node.attr.mode))};
   }
   RefPtr<GoferInode> inode = gofer_fs().intern(reply->node, true);
   inode->add_link(*this, name);
+  entry_is(name, *inode);
   return inode;
 }
 
@@ -142,7 +142,7 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
   auto it = entries_->by_name.find(std::string(name));
   if (it == entries_->by_name.end()) return Errno::kNoent;
   if (entries_->use && it->second.type != DT_DIR) ++entries_->use->lookups;
-  if (!it->second.known && !entries_->with_nodes) {
+  if (it->second.inode == nullptr && !it->second.node && !entries_->with_nodes) {
     auto use = entries_->use;
     // Listed by name, and now somebody looks at what the names mean: most likely at all of them.
     bool worth = ++entries_->asked >= 2 || entries_->by_name.size() <= kFewEntries;
@@ -151,23 +151,36 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
     it = entries_->by_name.find(std::string(name));
     if (it == entries_->by_name.end()) return Errno::kNoent;
   }
-  const Entry& e = it->second;
-  // Something with several names may have changed under another one, unless its object is alive.
-  bool usable =
-      e.known && (S_ISDIR(e.node.attr.mode) || e.node.attr.nlink <= 1 || gofer_fs().find(e.node.attr) != nullptr);
-  if (!usable) return TRY(ask(name));
-  RefPtr<GoferInode> inode = gofer_fs().intern(e.node, false);
-  if (S_ISDIR(e.node.attr.mode)) inode->node_ = e.node.dir;
+  Entry& e = it->second;
+  RefPtr<GoferInode> inode(e.inode);
+  if (!inode) {
+    // Something with several names may have changed under another one, unless its object is alive.
+    bool usable =
+        e.node && (S_ISDIR(e.node->attr.mode) || e.node->attr.nlink <= 1 || gofer_fs().find(e.node->attr) != nullptr);
+    if (!usable) return TRY(ask(name));
+    inode = gofer_fs().intern(*e.node, false);
+    if (S_ISDIR(e.node->attr.mode)) inode->node_ = e.node->dir;
+    inode->add_link(*this, name);
+    entry_is(name, *inode);
+  }
   if (!gofer_fs().exclusive()) inode->name_told_at_ = entries_->read_at;
-  inode->add_link(*this, name);
   return RefPtr<vfs::Inode>(inode);
 }
 
 void GoferInode::entry_added(std::string_view name, const wire::Node& node) {
   valid_ = false;
   if (!entries_) return;
-  entries_->by_name[std::string(name)] = Entry{node, true, node.attr.ino, static_cast<u8>(IFTODT(node.attr.mode))};
+  entries_->by_name[std::string(name)] =
+      Entry{nullptr, std::make_unique<wire::Node>(node), node.attr.ino, static_cast<u8>(IFTODT(node.attr.mode))};
   entries_->listing.reset();
+}
+
+void GoferInode::entry_is(std::string_view name, GoferInode& inode) {
+  if (!entries_) return;
+  auto it = entries_->by_name.find(std::string(name));
+  if (it == entries_->by_name.end()) return;
+  it->second.inode = &inode;
+  it->second.node.reset();
 }
 
 void GoferInode::entry_removed(std::string_view name) {
@@ -223,6 +236,7 @@ Result<RefPtr<vfs::Inode>> GoferInode::create(std::string_view name, const vfs::
   entry_added(name, made);
   RefPtr<GoferInode> inode = gofer_fs().intern(made, true);
   inode->add_link(*this, name);
+  entry_is(name, *inode);
   if (fd) {
     inode->read_write_ = std::move(fd);
     inode->settle_kept();

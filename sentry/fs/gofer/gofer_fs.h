@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "gofer/protocol/channel.h"
@@ -91,7 +92,15 @@ class GoferFs final : public vfs::FileSystem {
   bool read_only_ = false, exclusive_ = false;
   std::shared_ptr<ListingUse> last_listing_;
   wire::NodeId root_node_ = wire::kNoNode;
-  std::map<std::pair<u64, u64>, GoferInode*> inodes_;  // by host device and inode number
+  // Host device and inode number.
+  struct Identity {
+    u64 dev, ino;
+    bool operator==(const Identity&) const = default;
+  };
+  struct IdentityHash {
+    size_t operator()(const Identity& i) const noexcept { return i.ino + i.dev * 0x9e3779b97f4a7c15; }
+  };
+  std::unordered_map<Identity, GoferInode*, IdentityHash> inodes_;
   std::map<u64, u64> devices_;
   std::unordered_set<wire::NodeId> forgotten_;
   DescriptorList kept_;  // most recently used first

@@ -53,11 +53,10 @@ GoferInode::~GoferInode() {
     auto it = link.parent->entries_->by_name.find(link.name);
     if (it == link.parent->entries_->by_name.end() || it->second.ino != attr_.ino) continue;
     Entry& e = it->second;
-    e.known = valid_ && !mapped_;
-    e.node.attr = attr_;
-    e.node.dir = node_;
-    e.node.target = link_target_;
-    parent_knows = e.known;
+    if (e.inode != nullptr && e.inode != this) continue;
+    e.inode = nullptr;
+    parent_knows = valid_ && !mapped_;
+    e.node = parent_knows ? std::make_unique<wire::Node>(wire::Node{attr_, node_, link_target_}) : nullptr;
   }
   if (node_ != wire::kNoNode && node_ != fs.root_node() && !parent_knows) fs.forget_node(node_);
   fs.forget_inode(*this);
@@ -261,7 +260,10 @@ void GoferInode::add_link(GoferInode& parent, std::string_view name) {
     if (link.parent.get() == &parent && link.name == name) return;
   }
   // A directory has one name; so does nearly everything else.
-  if (is_dir()) links_.clear();
+  if (is_dir()) {
+    for (const Link& link : links_) leave_entry(link);
+    links_.clear();
+  }
   links_.push_back({RefPtr<GoferInode>(&parent), std::string(name)});
   settle_kept();
 }
@@ -271,8 +273,15 @@ void GoferInode::remove_link(GoferInode& parent, std::string_view name) {
                          [&](const Link& link) { return link.parent.get() == &parent && link.name == name; });
   if (it == links_.end()) return;
   RefPtr<GoferInode> keep = it->parent;
+  leave_entry(*it);
   links_.erase(it);
   settle_kept();
+}
+
+void GoferInode::leave_entry(const Link& link) {
+  if (!link.parent->entries_) return;
+  auto it = link.parent->entries_->by_name.find(link.name);
+  if (it != link.parent->entries_->by_name.end() && it->second.inode == this) it->second.inode = nullptr;
 }
 
 // --- extended attributes ---

@@ -79,8 +79,9 @@ class GoferInode final : public vfs::Inode {
  private:
   friend class GoferFs;
   struct Entry {
-    wire::Node node;
-    bool known = false;  // else only ino and type below
+    // The object of that name, or what the gofer said of it, or neither: only ino and type are known.
+    GoferInode* inode = nullptr;
+    std::unique_ptr<wire::Node> node;
     u64 ino = 0;
     u8 type = 0;
   };
@@ -112,11 +113,15 @@ class GoferInode final : public vfs::Inode {
   void settle_kept();
   void add_link(GoferInode& parent, std::string_view name);
   void remove_link(GoferInode& parent, std::string_view name);
+  // The parent's entry does not speak of this object any more.
+  void leave_entry(const Link& link);
   // Removed or replaced under that name, by us.
   void lost_name(GoferInode& parent, std::string_view name);
   // A directory's own change: entry cache and attributes.
   void entry_added(std::string_view name, const wire::Node& node);
   void entry_removed(std::string_view name);
+  // The entry speaks of this object, which has the link (after add_link).
+  void entry_is(std::string_view name, GoferInode& inode);
   Result<RefPtr<GoferInode>> ask(std::string_view name);
   // Reading names costs some 0.2 µs an entry, with what stat tells 2: who walks a tree often needs no more than types.
   enum class Read : bool { kNames, kNodes };

@@ -19,11 +19,11 @@ bool can_write(u64 addr, u64 n) {
 
 // Copies what the argument table names into the window, so that the sentry needs no process_vm_readv. A fault leaves
 // the argument uncopied: the sentry then finds out by itself.
-void copy_arguments(Context& ctx, u32 nr) {
+// Returns Slot::in_mask.
+u16 copy_arguments(Context& ctx, u32 nr) {
   Slot& slot = *ctx.slot;
-  slot.in_mask = 0;
   const ArgRow* row = find_arg_row(nr);
-  if (row == nullptr) return;
+  if (row == nullptr) return 0;
   u32 used = 0, mask = 0;
   for (const ArgCopy& arg : row->args) {
     if (arg.kind == ArgKind::kNone) continue;
@@ -55,7 +55,7 @@ void copy_arguments(Context& ctx, u32 nr) {
     slot.in_length[arg.index] = static_cast<u32>(n);
     used += static_cast<u32>((n + 15) & ~15ull);
   }
-  slot.in_mask = static_cast<u16>(mask);
+  return static_cast<u16>(mask);
 }
 
 // Results the sentry left in the window. A fault makes the call answer EFAULT, as the kernel's copy_to_user would.
@@ -152,9 +152,10 @@ void handle_syscall(Context& ctx) {
   }
   if (nr == kNrExitGroup) release_robust_list(slot);
   if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
+  u16 in_mask = copy_arguments(ctx, nr);
   slot.nr = nr;
+  slot.in_mask = in_mask;
   for (int i = 0; i < 6; ++i) slot.args[i] = ctx.args[i];
-  copy_arguments(ctx, nr);
   ask_sentry(ctx, RequestKind::kSyscall);
 }
 

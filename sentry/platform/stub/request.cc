@@ -37,7 +37,6 @@ void submit(Slot& slot, RequestKind kind) {
     while (budget-- != 0) {
       if (__atomic_load_n(&slot.state, __ATOMIC_ACQUIRE) == kStateReply) {
         ++slot.counters.spun;
-        __atomic_store_n(&slot.state, kStateNative, __ATOMIC_RELAXED);
         return;
       }
       // It went on to something else, or the call blocks.
@@ -55,7 +54,6 @@ void submit(Slot& slot, RequestKind kind) {
     leave_if_told(slot);
     if (ret == -kEnosys) die();  // nobody listens any more
   }
-  __atomic_store_n(&slot.state, kStateNative, __ATOMIC_RELAXED);
 }
 
 void take_usage(Slot& slot, bool process) {
