@@ -178,7 +178,10 @@ void GuestThreadImpl::limit_memory(u64 address_space, u64 data) {
 
 Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   std::unique_ptr<HostThread> fresh = TRY(platform_.take_zygote());
-  auto discard = [&] { fresh->process->kill(); };
+  auto discard = [&] {
+    fresh->process->kill();
+    platform_.want_zygotes();
+  };
   Slot& s = fresh->slot();
   u8* window = fresh->window();
   size_t head = image.segments.size() * sizeof(MapOp) + image.data.size() * sizeof(CopyOp);
@@ -188,6 +191,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   }
   auto* map = reinterpret_cast<MapOp*>(window);
   std::map<int, int> fds;
+  std::optional<KeptHere> kept(*fresh);
   for (const ImageSegment& segment : image.segments) {
     MapOp op{};
     op.addr = segment.addr;
@@ -214,6 +218,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
     }
     *map++ = op;
   }
+  kept.reset();
   auto* copy = reinterpret_cast<CopyOp*>(map);
   size_t used = head;
   u32 copies = 0;
@@ -271,6 +276,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   send_identity();
   entry_ = {};
   host_->reply(Command::kStartImage);
+  platform_.want_zygotes();
   return {};
 }
 

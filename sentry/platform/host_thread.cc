@@ -107,7 +107,7 @@ void HostThread::reply(Command command, i64 ret, u32 out_count) {
   if (notif != 0) {
     u64 id = notif;
     notif = 0;
-    if (polls) {
+    if (polls || platform.makes_zygote_apart(command)) {
       platform.wake_apart(*this);
     } else {
       platform.wake_here();

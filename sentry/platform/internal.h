@@ -23,6 +23,7 @@ namespace sbx::platform {
 
 class PlatformImpl;
 class GuestThreadImpl;
+struct HostThread;
 
 // The shared slots of one guest memory: a memfd mapped here and, at kSlotsBase, in the stub processes.
 class SlotArea : public RefCounted {
@@ -42,6 +43,20 @@ class SlotArea : public RefCounted {
   u8* base_ = nullptr;
   u32 next_ = 0;
   std::deque<u32> used_;  // left; free once the stub marked them gone
+};
+
+// While it lives, a stub thread that sleeps in a doorbell is allowed on this CPU only. A descriptor is put into its
+// table by itself, woken for that: here this costs two switches, on another CPU, which may be idle, up to 100 µs each.
+class KeptHere {
+ public:
+  explicit KeptHere(const HostThread& thread);
+  ~KeptHere();
+  KeptHere(const KeptHere&) = delete;
+  KeptHere& operator=(const KeptHere&) = delete;
+
+ private:
+  i32 tid_ = 0;  // 0: left alone
+  cpu_set_t before_{};
 };
 
 // One host process.
@@ -213,7 +228,7 @@ class PlatformImpl final : public Platform {
   RefPtr<SlotArea> take_area() { return spare_area_ ? std::move(spare_area_) : SlotArea::make(); }
   // Made when there is time; slot `index` is likely to be the first used.
   void make_spare_area(u32 index);
-  // Parks until a clean stub is there.
+  // Parks until a clean stub is there. Afterwards, when there is time: want_zygotes().
   Result<std::unique_ptr<HostThread>> take_zygote();
   void return_zygote(std::unique_ptr<HostThread> zygote);
   void want_zygotes();
@@ -229,6 +244,11 @@ class PlatformImpl final : public Platform {
   // How the next answer wakes its stub: on another CPU than this one, or on this one, which is about to be free.
   void wake_apart(HostThread& thread);
   void wake_here();
+  // The template's copying takes longer than to wake an idle CPU for it.
+  bool makes_zygote_apart(Command command) const {
+    return command == Command::kMakeZygote && cpus_ >= 2 && cpus_are_free();
+  }
+  friend class KeptHere;
   // Before host process `pid` is killed.
   void die_apart(i32 pid);
   void stop_polling(const HostThread& thread);

@@ -181,6 +181,7 @@ void PlatformImpl::want_zygotes() {
   auto process = make_ref<Process>(*this);
   process->area = area;
   area->take(0);
+  KeptHere kept(*template_);
   int fd = add_fd(template_->notif, area->memfd());
   if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
   making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
@@ -208,7 +209,6 @@ Result<std::unique_ptr<HostThread>> PlatformImpl::take_zygote() {
   }
   auto out = std::move(zygotes_.front());
   zygotes_.pop_front();
-  want_zygotes();
   return out;
 }
 

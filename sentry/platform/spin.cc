@@ -149,6 +149,20 @@ void PlatformImpl::set_sync_wake(bool sync) {
   ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, sync ? 1ul : 0ul);
 }
 
+KeptHere::KeptHere(const HostThread& thread) {
+  if (thread.platform.cpus_ < 2 || thread.notif == 0) return;
+  int cpu = sched_getcpu();
+  if (cpu < 0 || sched_getaffinity(thread.tid, sizeof(before_), &before_) != 0 || CPU_ISSET(cpu, &before_) == 0) return;
+  cpu_set_t here;
+  CPU_ZERO(&here);
+  CPU_SET(cpu, &here);
+  if (sched_setaffinity(thread.tid, sizeof(here), &here) == 0) tid_ = thread.tid;
+}
+
+KeptHere::~KeptHere() {
+  if (tid_ != 0) sched_setaffinity(tid_, sizeof(before_), &before_);
+}
+
 void PlatformImpl::wake_here() { set_sync_wake(true); }
 
 // Handing over on one CPU has put the stub onto ours, and on small machines the host's scheduler does not look for an
