@@ -349,6 +349,7 @@ void GuestThreadImpl::send_identity() {
   if (!host_) return;
   SlotIdentity& s = host_->slot().identity;
   s = {identity_.pid, identity_.tid, identity_.ppid, identity_.uid, identity_.euid, identity_.gid, identity_.egid};
+  __atomic_store_n(&host_->slot().unset_actions, identity_.unset_actions, __ATOMIC_RELAXED);
 }
 
 RefPtr<AddressSpace> GuestThreadImpl::address_space() const {

@@ -180,6 +180,7 @@ struct alignas(64) Slot {
   SlotCounters counters;
   u64 brk_start, brk_end;  // stub: mirror of the process's break
   u64 robust_head;         // stub: set_robust_list
+  u64 unset_actions;       // sentry: signals of which the stub may say that they have the default action, all zero
   u32 leave;               // sentry: not 0: walk the `leave` - 1 robust lists in the window, then end the process
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);

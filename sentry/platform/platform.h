@@ -191,6 +191,8 @@ class GuestThread {
   struct Identity {
     i32 pid, tid, ppid;
     u32 uid, euid, gid, egid;
+    // Signals (bit: number less one) whose struct sigaction is all zero, for queries; may leave some out.
+    u64 unset_actions;
   };
   virtual void set_identity(const Identity& id) = 0;
 

@@ -91,6 +91,14 @@ SigInfo* PendingSignals::of_timer(i32 timer_id) {
   return it != queue_.end() ? &*it : nullptr;
 }
 
+SigSet Actions::unset() const {
+  SigSet set = 0;
+  for (int signo = 1; signo <= kMaxSignal; ++signo) {
+    if (of[static_cast<size_t>(signo)] == Action{}) set |= bit(signo);
+  }
+  return set;
+}
+
 void Actions::reset_for_exec() {
   for (Action& action : of) {
     if (!action.is_ignored())

@@ -63,6 +63,7 @@ struct Action {
   SigSet mask = 0;
   bool is_default() const { return handler == 0; }
   bool is_ignored() const { return handler == 1; }
+  bool operator==(const Action&) const = default;
 };
 
 // The table shared by threads (CLONE_SIGHAND).
@@ -72,6 +73,8 @@ struct Actions : public RefCounted {
   Actions(const Actions& o) : RefCounted(), of(o.of) {}
   // exec: caught signals become default, ignored ones stay.
   void reset_for_exec();
+  // Signals whose action is as at the start: all zero.
+  SigSet unset() const;
 };
 
 enum class DefaultAction : u8 { kTerminate, kCore, kIgnore, kStop, kContinue };

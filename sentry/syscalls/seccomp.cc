@@ -34,6 +34,7 @@ Result<i64> synchronise(Task& task, const RefPtr<task::SeccompFilter>& filter) {
   }
   for (Task* other : task.group->tasks) {
     other->seccomp = filter;
+    other->publish_identity();
     if (!task.creds->no_new_privs || other->creds->no_new_privs) continue;
     RefPtr<security::Credentials> next(new security::Credentials(*other->creds));
     next->no_new_privs = true;
@@ -61,6 +62,7 @@ Result<i64> set_filter(Task& task, u32 flags, u64 program_at) {
     return (flags & SECCOMP_FILTER_FLAG_TSYNC_ESRCH) != 0 ? Result<i64>(Errno::kSrch) : Result<i64>(stranger);
   }
   task.seccomp = filter;
+  task.publish_identity();
   return 0;
 }
 
@@ -69,6 +71,7 @@ Result<i64> set_strict(Task& task) {
   auto filter = TRY(task::bpf_filter(strict_program(), nullptr));
   filter->strict = true;
   task.seccomp = filter;
+  task.publish_identity();
   return 0;
 }
 

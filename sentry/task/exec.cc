@@ -210,6 +210,7 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
   task.fds->close_on_exec();
   if (group.actions->ref_count() > 1) group.actions = RefPtr<signal::Actions>(new signal::Actions(*group.actions));
   group.actions->reset_for_exec();
+  task.publish_identity();
   group.image = image_info(prepared);
   group.has_execed = true;
   group.exit_signal = SIGCHLD;

@@ -125,6 +125,13 @@ void send_to_task(Task& task, const SigInfo& info) {
   notify(task);
 }
 
+void actions_changed(const Task& task) {
+  for (auto& [pid, group] : kernel().groups()) {
+    if (group->actions != task.group->actions) continue;
+    for (Task* t : group->tasks) t->publish_identity();
+  }
+}
+
 void force_to_task(Task& task, SigInfo info) {
   signal::Action& action = task.group->actions->of[static_cast<size_t>(info.signo)];
   bool blocked = (task.thread->signal_mask() & bit(info.signo)) != 0;

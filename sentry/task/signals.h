@@ -18,6 +18,8 @@ signal::SigInfo user_siginfo(const Task& sender, int signo, int code = SI_USER);
 bool signal_pending(const Task& task);
 // Recomputes the mirror in the slot and the fiber's interrupt flag; after changes of pending sets, masks or actions.
 void recalc_pending(Task& task);
+// An action of the task is set that was not before: the stubs of all that share the actions must know.
+void actions_changed(const Task& task);
 // sigsuspend, ppoll, pselect, epoll_pwait: installs `mask` until the handler's frame or the end of the call restores
 // it.
 void set_temporary_mask(Task& task, signal::SigSet mask);

@@ -1,5 +1,7 @@
 #include "sentry/task/task.h"
 
+#include <sys/syscall.h>
+
 #include "sentry/task/kernel.h"
 #include "sentry/task/signals.h"
 
@@ -40,6 +42,7 @@ void Task::publish_identity() {
   id.euid = creds->euid;
   id.gid = creds->gid;
   id.egid = creds->egid;
+  if (!seccomp || seccomp->always_allows(SYS_rt_sigaction)) id.unset_actions = group->actions->unset();
   thread->set_identity(id);
 }
 

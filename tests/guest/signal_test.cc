@@ -145,6 +145,59 @@ TEST(signals, resethand) {
   CHECK(now.sa_handler == SIG_DFL);
 }
 
+// What rt_sigaction(2) tells of a signal: as asked by this thread, or by a process that shares the table.
+struct KernelAction {
+  uint64_t handler, flags, restorer, mask;
+};
+static KernelAction told(int signo) {
+  KernelAction now = {~0ull, ~0ull, ~0ull, ~0ull};
+  OK(syscall(SYS_rt_sigaction, signo, nullptr, &now, 8));
+  return now;
+}
+static bool unset(int signo) {
+  KernelAction now = told(signo);
+  return now.handler == 0 && now.flags == 0 && now.restorer == 0 && now.mask == 0;
+}
+
+TEST(signals, queries) {
+  for (int s : {SIGHUP, SIGKILL, SIGSTOP, SIGUSR2, SIGRTMAX}) CHECK(unset(s));
+  FAILS(syscall(SYS_rt_sigaction, SIGHUP, nullptr, 16, 8), EFAULT);
+  OK(syscall(SYS_rt_sigaction, SIGHUP, nullptr, nullptr, 8));
+  // Set by one thread, seen by all, and by who shares the table without being one.
+  std::atomic<int> step{0};
+  uint64_t seen = 0;
+  std::thread other([&] {
+    CHECK(unset(SIGUSR1));
+    step = 1;
+    while (step != 2) sched_yield();
+    seen = told(SIGUSR1).handler;
+  });
+  while (step != 1) sched_yield();
+  install(SIGUSR1, count, SA_RESTART);
+  step = 2;
+  other.join();
+  CHECK_EQ(seen, reinterpret_cast<uint64_t>(count));
+  static char stack[65536] __attribute__((aligned(16)));
+  static std::atomic<bool> ready, set;
+  auto sharer = [](void*) {
+    bool was_unset = unset(SIGUSR2);
+    ready = true;
+    while (!set) sched_yield();
+    return was_unset && told(SIGUSR2).handler == reinterpret_cast<uint64_t>(count) ? 0 : 1;
+  };
+  // CLONE_VFORK it must not be: both run.
+  int pid = clone(sharer, stack + sizeof(stack), CLONE_VM | CLONE_SIGHAND | SIGCHLD, nullptr);
+  CHECK(pid > 0);
+  while (!ready) sched_yield();
+  install(SIGUSR2, count);
+  set = true;
+  WAIT_OK(pid);
+  // Default, but not as it was.
+  install(SIGUSR1, SIG_DFL, SA_RESTART);
+  CHECK_EQ(told(SIGUSR1).flags & SA_RESTART, static_cast<uint64_t>(SA_RESTART));
+  WAIT_OK(spawn([] { return (told(SIGUSR1).flags & SA_RESTART) != 0 && unset(SIGHUP) ? 0 : 1; }));
+}
+
 TEST(signals, default_actions) {
   for (int s : {SIGCHLD, SIGURG, SIGWINCH, SIGCONT}) OK(raise(s));
   CHECK_EQ(WTERMSIG(wait_status(spawn([] { return raise(SIGHUP); }))), SIGHUP);
