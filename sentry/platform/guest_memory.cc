@@ -259,6 +259,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   }
   u64 mask = signal_mask();
   if (host_) {
+    platform_.keep_affinity(*host_, *fresh);
     platform_.collect_counters(host_->slot());
     RefPtr<Process> old = host_->process;
     host_.reset();  // so that this thread is not among the lost

@@ -244,6 +244,10 @@ class PlatformImpl final : public Platform {
   // How the next answer wakes its stub: on another CPU than this one, or on this one, which is about to be free.
   void wake_apart(HostThread& thread);
   void wake_here();
+  // A zygote has its template's affinity, which is narrow while that is kept off a CPU.
+  void allow_all_cpus(const HostThread& thread) const;
+  // exec: the CPUs the guest chose for the thread.
+  void keep_affinity(const HostThread& from, const HostThread& to) const;
   // The template's copying takes longer than to wake an idle CPU for it.
   bool makes_zygote_apart(Command command) const {
     return command == Command::kMakeZygote && cpus_ >= 2 && cpus_are_free();

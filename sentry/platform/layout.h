@@ -187,6 +187,7 @@ static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);
 static_assert(__builtin_offsetof(Slot, cookie) == 88);  // tests/robust/hostile_guest.c
 static_assert(__builtin_offsetof(Slot, kick) == 132);   // KICK in stub/entry.S, and what follows
+static_assert(kStateGone == 3);                         // STATE_GONE there
 static_assert(__builtin_offsetof(Slot, report_all) == 676 && __builtin_offsetof(Slot, identity) == 688 &&
               __builtin_offsetof(Slot, counters) == 776);
 

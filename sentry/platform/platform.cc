@@ -164,6 +164,7 @@ void PlatformImpl::on_template_request(RequestKind kind) {
 
 void PlatformImpl::on_zygote_request(HostThread& thread, RequestKind kind) {
   if (kind == RequestKind::kBind && making_.get() == &thread) {
+    allow_all_cpus(thread);
     zygotes_.push_back(std::move(making_));
     zygotes_failed_ = 0;
     zygote_queue_.wake_one();

@@ -149,6 +149,12 @@ void PlatformImpl::set_sync_wake(bool sync) {
   ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, sync ? 1ul : 0ul);
 }
 
+void PlatformImpl::keep_affinity(const HostThread& from, const HostThread& to) const {
+  cpu_set_t set;
+  if (sched_getaffinity(from.tid, sizeof(set), &set) != 0 || CPU_EQUAL(&set, &cpu_set_) != 0) return;
+  if (sched_setaffinity(to.tid, sizeof(set), &set) != 0) LOG_DEBUG("exec: the affinity is not kept");
+}
+
 KeptHere::KeptHere(const HostThread& thread) {
   if (thread.platform.cpus_ < 2 || thread.notif == 0) return;
   int cpu = sched_getcpu();
@@ -161,6 +167,10 @@ KeptHere::KeptHere(const HostThread& thread) {
 
 KeptHere::~KeptHere() {
   if (tid_ != 0) sched_setaffinity(tid_, sizeof(before_), &before_);
+}
+
+void PlatformImpl::allow_all_cpus(const HostThread& thread) const {
+  if (cpus_ >= 2) sched_setaffinity(thread.tid, sizeof(cpu_set_), &cpu_set_);
 }
 
 void PlatformImpl::wake_here() { set_sync_wake(true); }

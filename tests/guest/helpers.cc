@@ -1,4 +1,5 @@
 // What tests execute: `guest_tests --helper NAME ARGS...`.
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -101,6 +102,10 @@ int run_helper(int argc, char** argv) {
   }
   // 0 when pid, pgid and sid are the given ones.
   if (name == "ids") return !(getpid() == atoi(argv[1]) && getpgrp() == atoi(argv[2]) && getsid(0) == atoi(argv[3]));
+  if (name == "cpus") {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
+  }
   if (name == "threads") return (int)field("/proc/self/status", "Threads:");
   if (name == "sleep") {
     sleep_ms(atoi(argv[1]));

@@ -359,6 +359,24 @@ TEST(exec, signals_across_exec) {
            1 | 4);
 }
 
+TEST(exec, affinity_survives) {
+  cpu_set_t all;
+  OK(sched_getaffinity(0, sizeof(all), &all));
+  auto cpus_of_a_new_program = [] {
+    return WEXITSTATUS(wait_status(spawn([] { return execl(self(), "x", "--helper", "cpus", nullptr); })));
+  };
+  for (int i = 0; i < 30; i++) CHECK_EQ(cpus_of_a_new_program(), CPU_COUNT(&all));
+  WAIT_OK(spawn([&] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (int cpu = 0; CPU_COUNT(&one) == 0; cpu++)
+      if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
+    OK(sched_setaffinity(0, sizeof(one), &one));
+    for (int i = 0; i < 5; i++) CHECK_EQ(cpus_of_a_new_program(), 1);
+    return 0;
+  }));
+}
+
 TEST(exec, ids_survive) {
   pid_t pid = spawn([] {
     setsid();

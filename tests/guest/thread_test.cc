@@ -31,6 +31,13 @@ TEST(threads, create_and_join) {
   CHECK_EQ(sum, 20 * 28);
 }
 
+// More than there may be at once.
+TEST(threads, many_one_after_another) {
+  std::atomic<int> count{0};
+  for (int i = 0; i < 5000; i++) std::thread([&] { count++; }).join();
+  CHECK_EQ(count, 5000);
+}
+
 TEST(threads, ids) {
   pid_t pid = getpid();
   CHECK_EQ(syscall(SYS_gettid), pid);

@@ -24,6 +24,7 @@
 #define P_DELIVER 24
 #define UC_RIP (40 + RIP)
 #define KICK 132
+#define STATE_GONE 3
 #define P_RET 48
 #define REPORT_ALL 676
 #define IDENTITY_PID 688
@@ -333,7 +334,7 @@ stub_clone_thread:
   .globl stub_leave
 stub_leave:
   mov $60, %eax
-  movl $4, (%rdi)
+  movl $STATE_GONE, (%rdi)
   xor %edi, %edi
   syscall
   ud2
