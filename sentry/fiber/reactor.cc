@@ -17,10 +17,17 @@ namespace {
 
 constexpr u64 kWakeToken = 1;
 constexpr u64 kTimerToken = 2;
+// So many batches of events within that time make it hot.
+constexpr u32 kHotBatches = 16;
+constexpr u64 kHotNs = 2'000'000;
 
 struct Reactor {
-  UniqueFd epoll, wake, timer;
-  std::atomic<bool> stopping{false};
+  // The thread waits on `gate`, which has two members: all the rest, in `epoll`, unless that is held by the receiver,
+  // and the stop event.
+  UniqueFd gate, epoll, wake, timer, stop;
+  std::atomic<bool> stopping{false}, hot{false};
+  u64 counted_since = 0;
+  u32 batches = 0;
   u64 next_token = 16;
   // Tokens, not pointers, travel through epoll: a watch may end while its event is already in the batch.
   std::unordered_map<u64, std::function<void(u32)>> watches;
@@ -31,11 +38,14 @@ Reactor& reactor() {
   return *instance;
 }
 
-bool add(int fd, u32 events, u64 token) {
+bool control(int epoll, int operation, int fd, u32 events, u64 token) {
   epoll_event event{};
   event.events = events;
   event.data.u64 = token;
-  return epoll_ctl(reactor().epoll.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+  return epoll_ctl(epoll, operation, fd, &event) == 0;
+}
+bool add(int fd, u32 events, u64 token) {
+  return control(reactor().epoll.get(), EPOLL_CTL_ADD, fd, events, token);
 }
 
 void drain(int fd) {
@@ -49,43 +59,72 @@ void drain(int fd) {
 HostResult<void> reactor_init() {
   Reactor& r = reactor();
   r.epoll.reset(epoll_create1(EPOLL_CLOEXEC));
+  r.gate.reset(epoll_create1(EPOLL_CLOEXEC));
   r.wake.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  r.stop.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   r.timer.reset(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  if (!r.epoll || !r.wake || !r.timer) return Failure::from_errno("making the reactor's descriptors");
+  if (!r.epoll || !r.gate || !r.wake || !r.stop || !r.timer) return Failure::from_errno("making the reactor's descriptors");
   if (!add(r.wake.get(), EPOLLIN, kWakeToken) || !add(r.timer.get(), EPOLLIN, kTimerToken)) {
     return Failure::from_errno("adding to the reactor's epoll");
+  }
+  if (!control(r.gate.get(), EPOLL_CTL_ADD, r.stop.get(), EPOLLIN, kWakeToken) ||
+      !control(r.gate.get(), EPOLL_CTL_ADD, r.epoll.get(), EPOLLIN, kTimerToken)) {
+    return Failure::from_errno("adding to the reactor's gate");
   }
   TimerQueue::get().set_timerfd(r.timer.get());
   return {};
 }
 
-void reactor_run() {
+void reactor_serve() {
   Reactor& r = reactor();
   epoll_event events[64];
-  while (!r.stopping.load(std::memory_order_acquire)) {
-    int n = epoll_wait(r.epoll.get(), events, 64, -1);
-    if (n <= 0) continue;
-    KernelLock lock;
-    for (int i = 0; i < n; ++i) {
-      u64 token = events[i].data.u64;
-      if (token == kWakeToken) {
-        drain(r.wake.get());
-      } else if (token == kTimerToken) {
-        drain(r.timer.get());
-        TimerQueue::get().fire_due();
-      } else if (auto it = r.watches.find(token); it != r.watches.end()) {
-        auto callback = it->second;  // a copy: the callback may end its own watch
-        callback(events[i].events);
-      }
+  // Without waiting: between the look that brought us here and this one somebody else may have taken it.
+  int n = epoll_wait(r.epoll.get(), events, 64, 0);
+  for (int i = 0; i < n; ++i) {
+    u64 token = events[i].data.u64;
+    if (token == kWakeToken) {
+      drain(r.wake.get());
+    } else if (token == kTimerToken) {
+      drain(r.timer.get());
+      TimerQueue::get().fire_due();
+    } else if (auto it = r.watches.find(token); it != r.watches.end()) {
+      auto callback = it->second;  // a copy: the callback may end its own watch
+      callback(events[i].events);
     }
-    run_ready();
+  }
+  run_ready();
+}
+
+void reactor_run() {
+  Reactor& r = reactor();
+  epoll_event event;
+  while (!r.stopping.load(std::memory_order_acquire)) {
+    if (epoll_wait(r.gate.get(), &event, 1, -1) <= 0 || event.data.u64 == kWakeToken) continue;
+    KernelLock lock;
+    reactor_serve();
+    if (++r.batches < kHotBatches) continue;
+    u64 now = now_ns();
+    if (now - r.counted_since < kHotNs) r.hot.store(true, std::memory_order_relaxed);
+    r.counted_since = now;
+    r.batches = 0;
   }
 }
 
 void reactor_stop() {
   reactor().stopping.store(true, std::memory_order_release);
-  reactor_poke();
+  u64 one = 1;
+  if (::write(reactor().stop.get(), &one, sizeof(one)) < 0) return;  // full counter: it will wake anyway
 }
+
+bool reactor_is_hot() { return reactor().hot.load(std::memory_order_relaxed); }
+
+void reactor_hold(bool hold) {
+  Reactor& r = reactor();
+  r.hot.store(false, std::memory_order_relaxed);
+  control(r.gate.get(), EPOLL_CTL_MOD, r.epoll.get(), hold ? 0u : u32{EPOLLIN}, kTimerToken);
+}
+
+int reactor_fd() { return reactor().epoll.get(); }
 
 void reactor_poke() {
   u64 one = 1;

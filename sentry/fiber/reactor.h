@@ -1,5 +1,7 @@
 // The reactor: one host thread in epoll_wait for timers, host descriptors and whatever else wakes the kernel from
-// outside. Callbacks run under the kernel lock and must not park (they wake fibers).
+// outside. Callbacks run under the kernel lock and must not park (they wake fibers). While events come in quick
+// succession the platform's receiver may take its place: a server's fiber is then woken by the thread that runs it, and
+// not by another one that has to be scheduled and wait for the lock.
 #pragma once
 #include <functional>
 #include <memory>
@@ -18,6 +20,16 @@ void reactor_run();
 void reactor_stop();
 // From any thread, without the kernel lock: the reactor takes the lock and runs ready fibers soon.
 void reactor_poke();
+
+// For the receiver, without the kernel lock.
+// Events come so often that it had better look after them itself.
+bool reactor_is_hot();
+// From now on (true) the caller waits for reactor_fd() to be readable and then calls reactor_serve(); or, until then, the
+// reactor's own thread does again.
+void reactor_hold(bool hold);
+int reactor_fd();
+// Runs what is due, with the kernel lock held, and the fibers that became ready.
+void reactor_serve();
 
 // Watches one host descriptor, edge-triggered. `on_events` gets EPOLL* bits. Descriptors epoll refuses (regular files,
 // EPERM) are always ready: watch() then answers kPerm.

@@ -275,7 +275,7 @@ class PlatformImpl final : public Platform {
   // Tier 1 (spin.cc): with the kernel lock held, by the receiver; drops it while it looks.
   void note_request(HostThread& thread);
   void poll_slots();
-  bool somebody_rings() const;
+  bool somebody_rings(bool* event) const;
   void answer_bell();
   // A polled slot with a request.
   Slot* look() const;
@@ -332,6 +332,10 @@ class PlatformImpl final : public Platform {
 
   // One worker receives; the others wait for their turn.
   void work();
+  bool await_bell();
+  // The receiver's: it serves the reactor too; doorbells since the last event of that.
+  bool holds_reactor_ = false;
+  u32 bells_alone_ = 0;
   std::mutex turn_lock_;
   std::condition_variable turn_;
   bool turn_taken_ = false;

@@ -1,5 +1,6 @@
 // Receiving and handing out requests, stub processes, their death.
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -9,6 +10,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
 #include "sentry/fiber/kernel_lock.h"
+#include "sentry/fiber/reactor.h"
 #include "sentry/platform/internal.h"
 
 namespace sbx::platform {
@@ -21,11 +23,14 @@ COUNTER(patched_calls, "platform.patched_calls", "calls that came by a patched s
 COUNTER(patches, "platform.patches", "sites patched (threads that ended)");
 COUNTER(unpatchable, "platform.unpatchable", "sites that stay on the trap (threads that ended)");
 COUNTER(spun, "platform.spun", "requests answered to a spinning stub (threads that ended)");
+COUNTER(reactor_events, "platform.reactor_events", "batches of the reactor's events served by the receiver");
 COUNTER(orphans, "platform.orphans_killed", "unknown stubs that rang and were killed");
 
 constexpr u32 kZygoteTarget = 2;
 constexpr u32 kMaxSpares = 3;
 constexpr int kStopSignal = SIGUSR2;
+// So many doorbells in a row without an event: the reactor's thread may have its work back.
+constexpr u32 kBellsAlone = 200;
 
 thread_local bool receives = false;
 __attribute__((noinline)) void set_receive(bool value) { receives = value; }
@@ -297,6 +302,32 @@ void PlatformImpl::host_block(bool entering) {
   turn_.notify_one();
 }
 
+// Before a receive that may wait. While the reactor's events come often they are served here, between doorbells. False:
+// look again whether we still receive.
+bool PlatformImpl::await_bell() {
+  if (!holds_reactor_) {
+    if (!fiber::reactor_is_hot()) return true;
+    fiber::reactor_hold(true);
+    holds_reactor_ = true;
+    bells_alone_ = 0;
+  }
+  pollfd waiting[2] = {{listener_.get(), POLLIN, 0}, {fiber::reactor_fd(), POLLIN, 0}};
+  if (::poll(waiting, 2, -1) <= 0) return false;
+  if (waiting[1].revents != 0) {
+    reactor_events.add();
+    bells_alone_ = 0;
+    fiber::KernelLock lock;
+    fiber::reactor_serve();
+    poll_slots();
+    return false;
+  }
+  if (++bells_alone_ >= kBellsAlone) {
+    holds_reactor_ = false;
+    fiber::reactor_hold(false);
+  }
+  return true;
+}
+
 void PlatformImpl::work() {
   {
     std::lock_guard guard(turn_lock_);
@@ -314,7 +345,7 @@ void PlatformImpl::work() {
     set_receive(true);
     while (i_receive() && !stopping_.load(std::memory_order_acquire)) {
       Notification n{};
-      if (!receive(n)) continue;
+      if (!await_bell() || !receive(n)) continue;
       fiber::KernelLock lock;
       handle(n);
       fiber::run_ready();

@@ -13,6 +13,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
 #include "sentry/fiber/kernel_lock.h"
+#include "sentry/fiber/reactor.h"
 #include "sentry/platform/internal.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
@@ -257,14 +258,24 @@ void PlatformImpl::end_polling() {
   set_sync_wake(true);
 }
 
-bool PlatformImpl::somebody_rings() const {
-  pollfd listener{listener_.get(), POLLIN, 0};
-  return ::poll(&listener, 1, 0) > 0;
+// Or an event of the reactor, if that is ours.
+bool PlatformImpl::somebody_rings(bool* event) const {
+  pollfd waiting[2] = {{listener_.get(), POLLIN, 0}, {fiber::reactor_fd(), POLLIN, 0}};
+  if (::poll(waiting, holds_reactor_ ? 2 : 1, 0) <= 0) return false;
+  *event = waiting[1].revents != 0;
+  return true;
 }
 
 void PlatformImpl::answer_bell() {
+  bool event = false;
+  if (!somebody_rings(&event)) return;
+  if (event) {
+    bells_alone_ = 0;
+    fiber::reactor_serve();
+    return;
+  }
   Notification n{};
-  if (!somebody_rings() || !receive(n)) return;
+  if (!receive(n)) return;
   handle(n);
   fiber::run_ready();
 }
@@ -321,7 +332,8 @@ void PlatformImpl::poll_slots() {
       for (const Polled& p : polled_) expired |= now - p.since > p.window;
       if (now >= bell_at) {
         bell_at = now + kBellInterval;
-        bell = somebody_rings();
+        bool event = false;
+        bell = somebody_rings(&event);
       }
     }
     fiber::kernel_lock();
