@@ -44,9 +44,7 @@ bool control(int epoll, int operation, int fd, u32 events, u64 token) {
   event.data.u64 = token;
   return epoll_ctl(epoll, operation, fd, &event) == 0;
 }
-bool add(int fd, u32 events, u64 token) {
-  return control(reactor().epoll.get(), EPOLL_CTL_ADD, fd, events, token);
-}
+bool add(int fd, u32 events, u64 token) { return control(reactor().epoll.get(), EPOLL_CTL_ADD, fd, events, token); }
 
 void drain(int fd) {
   u64 count = 0;
@@ -63,7 +61,8 @@ HostResult<void> reactor_init() {
   r.wake.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   r.stop.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   r.timer.reset(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  if (!r.epoll || !r.gate || !r.wake || !r.stop || !r.timer) return Failure::from_errno("making the reactor's descriptors");
+  if (!r.epoll || !r.gate || !r.wake || !r.stop || !r.timer)
+    return Failure::from_errno("making the reactor's descriptors");
   if (!add(r.wake.get(), EPOLLIN, kWakeToken) || !add(r.timer.get(), EPOLLIN, kTimerToken)) {
     return Failure::from_errno("adding to the reactor's epoll");
   }

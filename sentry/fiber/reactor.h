@@ -24,8 +24,8 @@ void reactor_poke();
 // For the receiver, without the kernel lock.
 // Events come so often that it had better look after them itself.
 bool reactor_is_hot();
-// From now on (true) the caller waits for reactor_fd() to be readable and then calls reactor_serve(); or, until then, the
-// reactor's own thread does again.
+// From now on (true) the caller waits for reactor_fd() to be readable and then calls reactor_serve(); or, until then,
+// the reactor's own thread does again.
 void reactor_hold(bool hold);
 int reactor_fd();
 // Runs what is due, with the kernel lock held, and the fibers that became ready.

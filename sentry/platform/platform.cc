@@ -295,6 +295,10 @@ void PlatformImpl::host_child_exited(i32 pid, i32 wait_status) {
 void PlatformImpl::host_block(bool entering) {
   if (!entering || !i_receive()) return;
   end_polling();
+  if (holds_reactor_) {  // there may be nobody to receive for long
+    holds_reactor_ = false;
+    fiber::reactor_hold(false);
+  }
   set_receive(false);
   std::lock_guard guard(turn_lock_);
   turn_taken_ = false;
