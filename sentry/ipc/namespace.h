@@ -18,6 +18,7 @@ struct Namespace : public RefCounted {
   u64 shm_bytes = 0;                           // of all segments
   u64 msgmax = 8192, msgmnb = 16384;           // bytes of a message, of a queue
   std::vector<SemUndo*> undos;                 // alive ones
+  size_t undo_count = 0;                       // adjustments of all of them
 
   RefPtr<SemUndo> new_undo();
 

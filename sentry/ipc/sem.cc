@@ -20,38 +20,50 @@ u32 SemSet::waiting(u32 index, bool for_zero) const {
   }));
 }
 
-std::vector<i32>& SemUndo::of(const SemSet& set) {
-  auto& adjust = adjust_[set.id];
-  adjust.resize(set.sems.size());
-  return adjust;
+i32 SemUndo::get(const SemSet& set, u32 index) const {
+  auto it = adjust_.find({set.id, index});
+  return it == adjust_.end() ? 0 : it->second;
 }
+
+void SemUndo::set(const SemSet& set, u32 index, i32 adjustment) {
+  size_t before = adjust_.size();
+  if (adjustment == 0)
+    adjust_.erase({set.id, index});
+  else
+    adjust_[{set.id, index}] = adjustment;
+  ns_.undo_count += adjust_.size() - before;
+}
+
+bool SemUndo::has_room(size_t more) const { return ns_.undo_count + more <= kSemMaxUndo; }
 
 void SemUndo::undo_all(i32 pid) {
   auto all = std::move(adjust_);
   adjust_.clear();
+  ns_.undo_count -= all.size();
   std::erase(ns_.undos, this);
-  for (const auto& [id, adjust] : all) {
-    auto found = ns_.semaphores.find(id);
-    if (!found) continue;
+  for (const auto& [key, adjustment] : all) {
+    auto found = ns_.semaphores.find(key.first);
+    if (!found || key.second >= (*found)->sems.size()) continue;
     SemSet& set = **found;
-    bool any = false;
-    for (size_t i = 0; i < adjust.size() && i < set.sems.size(); ++i) {
-      if (adjust[i] == 0) continue;
-      // A process that ends cannot wait: what goes below or above the range is cut off (ipc/sem.c exit_sem).
-      set.sems[i].value = std::clamp(set.sems[i].value + adjust[i], 0, kSemMaxValue);
-      set.sems[i].pid = pid;
-      any = true;
-    }
-    if (!any) continue;
+    Semaphore& sem = set.sems[key.second];
+    // A process that ends cannot wait: what goes below or above the range is cut off (ipc/sem.c exit_sem).
+    sem.value = std::clamp(sem.value + adjustment, 0, kSemMaxValue);
+    sem.pid = pid;
     set.otime = now();
     set.changed.wake_all();
   }
 }
 
 void SemUndo::forget(Namespace& ns, const SemSet& set, u32 index) {
+  for (SemUndo* undo : ns.undos) undo->set(set, index, 0);
+}
+
+void SemUndo::forget(Namespace& ns, const SemSet& set) {
   for (SemUndo* undo : ns.undos) {
-    auto it = undo->adjust_.find(set.id);
-    if (it != undo->adjust_.end() && index < it->second.size()) it->second[index] = 0;
+    auto begin = undo->adjust_.lower_bound({set.id, 0});
+    auto end = undo->adjust_.lower_bound({set.id, kSemMaxPerSet});
+    ns.undo_count -= static_cast<size_t>(std::distance(begin, end));
+    undo->adjust_.erase(begin, end);
   }
 }
 
@@ -74,15 +86,14 @@ Result<i32> get_semaphores(Namespace& ns, const security::Credentials& creds, i3
 namespace {
 
 // Does all operations, or none: false if one has to wait, which is then `blocking`.
-Result<bool> try_all(SemSet& set, std::span<const sembuf> ops, i32 pid, std::vector<i32>* adjust,
-                     const sembuf** blocking) {
+Result<bool> try_all(SemSet& set, std::span<const sembuf> ops, i32 pid, SemUndo* undo, const sembuf** blocking) {
   auto undoes = [](const sembuf& op) { return (op.sem_flg & SEM_UNDO) != 0 && op.sem_op != 0; };
   size_t done = 0;
   auto take_back = [&] {
     while (done > 0) {
       const sembuf& op = ops[--done];
       set.sems[op.sem_num].value -= op.sem_op;
-      if (undoes(op)) (*adjust)[op.sem_num] += op.sem_op;
+      if (undoes(op)) undo->set(set, op.sem_num, undo->get(set, op.sem_num) + op.sem_op);
     }
   };
   for (const sembuf& op : ops) {
@@ -92,13 +103,13 @@ Result<bool> try_all(SemSet& set, std::span<const sembuf> ops, i32 pid, std::vec
       *blocking = &op;
       return false;
     }
-    i32 adjusted = undoes(op) ? (*adjust)[op.sem_num] - op.sem_op : 0;
+    i32 adjusted = undoes(op) ? undo->get(set, op.sem_num) - op.sem_op : 0;
     if (sem.value + op.sem_op > kSemMaxValue || adjusted < -kSemMaxAdjust - 1 || adjusted > kSemMaxAdjust) {
       take_back();
       return Errno::kRange;
     }
     sem.value += op.sem_op;
-    if (undoes(op)) (*adjust)[op.sem_num] = adjusted;
+    if (undoes(op)) undo->set(set, op.sem_num, adjusted);
     ++done;
   }
   for (const sembuf& op : ops) set.sems[op.sem_num].pid = pid;
@@ -118,6 +129,7 @@ Result<void> operate(Namespace& ns, SemSet& set, std::span<const sembuf> ops, i3
   RefPtr<SemSet> keep(&set);
   if (undoes && !undo) undo = ns.new_undo();
   RefPtr<SemUndo> mine = undo;  // an exec or exit of another thread must not free it
+  if (undoes && !mine->has_room(ops.size())) return Errno::kNomem;
   const sembuf* blocking = nullptr;
   bool done = false;
   Result<void> outcome;
@@ -126,7 +138,7 @@ Result<void> operate(Namespace& ns, SemSet& set, std::span<const sembuf> ops, i3
       outcome = Errno::kIdrm;
       return true;
     }
-    auto tried = try_all(set, ops, pid, undoes ? &mine->of(set) : nullptr, &blocking);
+    auto tried = try_all(set, ops, pid, undoes ? mine.get() : nullptr, &blocking);
     if (!tried) outcome = tried.error();
     done = tried && *tried;
     return !tried || *tried;
@@ -155,6 +167,7 @@ Result<void> operate(Namespace& ns, SemSet& set, std::span<const sembuf> ops, i3
 }
 
 void remove_semaphores(Namespace& ns, SemSet& set) {
+  SemUndo::forget(ns, set);
   RefPtr<SemSet> keep(&set);
   ns.semaphores.remove(set);
   set.changed.wake_all();

@@ -12,7 +12,9 @@ namespace sbx::ipc {
 
 struct Namespace;
 
-constexpr i32 kSemMaxValue = 32767;      // SEMVMX
+constexpr i32 kSemMaxValue = 32767;  // SEMVMX
+// Adjustments of all processes (SEM_UNDO); Linux counts them as kernel memory.
+constexpr size_t kSemMaxUndo = 256 * 1024;
 constexpr u32 kSemMaxTotal = 1'024'000;  // SEMMNS; Linux has a thousand times that, in memory of the host's
 constexpr u32 kSemMaxOps = 500;          // SEMOPM
 constexpr u32 kSemMaxPerSet = 32000;     // SEMMSL
@@ -46,14 +48,18 @@ class SemUndo : public RefCounted {
   explicit SemUndo(Namespace& ns) : ns_(ns) {}
   ~SemUndo() override { undo_all(0); }
   void undo_all(i32 pid);
-  // The adjustments for a set, one a semaphore.
-  std::vector<i32>& of(const SemSet& set);
+  i32 get(const SemSet& set, u32 index) const;
+  void set(const SemSet& set, u32 index, i32 adjustment);
+  // There is room for so many more adjustments in the namespace.
+  bool has_room(size_t more) const;
   // SETVAL and SETALL forget the adjustments of all processes.
   static void forget(Namespace& ns, const SemSet& set, u32 index);
+  static void forget(Namespace& ns, const SemSet& set);
 
  private:
   Namespace& ns_;
-  std::map<i32, std::vector<i32>> adjust_;  // by id
+  using Key = std::pair<i32, u32>;  // id of the set, number of the semaphore
+  std::map<Key, i32> adjust_;       // none of them 0
   friend struct Namespace;
 };
 

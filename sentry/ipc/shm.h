@@ -33,6 +33,8 @@ class Attachments : public RefCounted {
   Result<u64> remove(u64 addr, i32 pid);
   void detach_all(i32 pid);
   bool empty() const { return at_.empty(); }
+  // As many as an address space may have mappings (vm.max_map_count): a stub that is not ours maps none of them.
+  bool full() const { return at_.size() >= 65530; }
 
  private:
   void detach(Segment& segment, i32 pid);

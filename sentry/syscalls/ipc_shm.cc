@@ -56,6 +56,7 @@ Result<i64> sys_shmat(Task& task, Int id, UserAddr address, Hex flags) {
   if (execute) want |= ipc::kMayExecute;
   TRY(segment->check_access(*task.creds, want));
 
+  if (attachments(task).full()) return Errno::kNomem;
   platform::MmapRequest request{};
   request.addr = addr;
   request.length = page_up(segment->size);
