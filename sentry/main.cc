@@ -179,7 +179,7 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
 
   register_filesystems(config, sentry.gofer);
-  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(sentry.gofer)));
+  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(sentry.gofer, config.host_sockets)));
   TRY(control::prepare_cwd(config.process));
   task::ProcessSpec probe;
   probe.args = config.process.args;
@@ -260,7 +260,8 @@ int sentry_main(int boot_fd) {
   std::thread receiver([] { task::kernel().platform->run(); });
   receiver.detach();
   start_reaper(*sentry);
-  if (auto loaded = control::load_sentry_filter(); !loaded) return fail(loaded.error().message);
+  if (auto loaded = control::load_sentry_filter(boot_config.host_sockets != control::HostSockets::kNone); !loaded)
+    return fail(loaded.error().message);
   {
     fiber::KernelLock lock;
     if (auto serving = control::serve_control(sentry->container); !serving) return fail(serving.error().message);

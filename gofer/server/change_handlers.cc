@@ -294,7 +294,13 @@ Result<ConnectSocketReply> Server::handle(const ConnectSocketRequest& m, Descrip
   Attr attr = TRY(stat_at(r.fd, "", nullptr));
   if (!S_ISSOCK(attr.mode)) return Errno::kConnrefused;
   sockaddr_un address = TRY(unix_address(r.path()));
-  if (connect(with.in.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) return last_errno();
+  Errno error = Errno::kNone;
+  {
+    EffectiveIds ids(m.uid, m.gid);
+    if (!ids.taken()) return Errno::kPerm;
+    if (connect(with.in.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) error = last_errno();
+  }
+  if (error != Errno::kNone) return error;
   return ConnectSocketReply{};
 }
 

@@ -96,6 +96,8 @@ HostResult<void> load_filter() {
       SCMP_SYS(syncfs),
       SCMP_SYS(setfsuid),
       SCMP_SYS(setfsgid),
+      SCMP_SYS(setresuid),
+      SCMP_SYS(setresgid),
       SCMP_SYS(geteuid),
       SCMP_SYS(getegid),
       // socket files: sockets are made by the sentry

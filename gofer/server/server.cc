@@ -59,6 +59,19 @@ FsIds::~FsIds() {
   setfsgid(old_gid_);
 }
 
+// By number: the library's functions change all threads.
+EffectiveIds::EffectiveIds(u32 uid, u32 gid)
+    : old_uid_(geteuid()), old_gid_(getegid()), changed_(uid != old_uid_ || gid != old_gid_) {
+  if (!changed_) return;
+  taken_ = syscall(SYS_setresgid, -1, gid, -1) == 0 && syscall(SYS_setresuid, -1, uid, -1) == 0;
+}
+
+EffectiveIds::~EffectiveIds() {
+  if (!changed_) return;
+  // A thread that could not become itself again would make files that belong to others.
+  if (syscall(SYS_setresuid, -1, old_uid_, -1) != 0 || syscall(SYS_setresgid, -1, old_gid_, -1) != 0) _exit(1);
+}
+
 Result<Server::Dir> Server::dir(NodeId id) {
   ServedMount* mount = TRY(nodes_.mount_of(id));
   int fd = TRY(nodes_.descriptor(id));

@@ -91,6 +91,20 @@ class FsIds {
   bool changed_;
 };
 
+// The calling thread's effective ids while it lives, for what the kernel tells of us to others. taken(): they are.
+class EffectiveIds {
+ public:
+  EffectiveIds(u32 uid, u32 gid);
+  ~EffectiveIds();
+  EffectiveIds(const EffectiveIds&) = delete;
+  EffectiveIds& operator=(const EffectiveIds&) = delete;
+  bool taken() const { return taken_; }
+
+ private:
+  u32 old_uid_, old_gid_;
+  bool changed_, taken_ = true;
+};
+
 // The mounts and the descriptor of /proc/self/fd, prepared while the process still sees the host's files.
 HostResult<std::vector<ServedMount>> open_mounts(const std::vector<GoferMount>& mounts);
 UniqueFd open_self_fd();

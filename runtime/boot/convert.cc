@@ -269,6 +269,24 @@ std::vector<control::IdMapping> mappings(const std::vector<oci::IdMapping>& in) 
 
 }  // namespace
 
+namespace {
+
+constexpr const char* kHostSockets = "org.sbx.host-sockets";
+
+HostResult<control::HostSockets> convert_host_sockets(const std::vector<std::pair<std::string, std::string>>& all) {
+  for (const auto& [name, value] : all) {
+    if (name != kHostSockets) continue;
+    if (value == "none") return control::HostSockets::kNone;
+    if (value == "mounted") return control::HostSockets::kMounted;
+    if (value == "all") return control::HostSockets::kAll;
+    return Failure(Errno::kInval,
+                   std::string("annotations[\"") + kHostSockets + "\"]: \"" + value + "\": none, mounted or all");
+  }
+  return control::HostSockets::kMounted;
+}
+
+}  // namespace
+
 HostResult<control::BootConfig> convert_spec(const oci::Spec& spec, const std::string& id, const std::string& bundle) {
   control::BootConfig out;
   const oci::Linux& l = spec.linux_;
@@ -278,6 +296,7 @@ HostResult<control::BootConfig> convert_spec(const oci::Spec& spec, const std::s
   out.hostname = spec.hostname;
   out.domainname = spec.domainname;
   out.annotations = spec.annotations;
+  out.host_sockets = TRY(convert_host_sockets(spec.annotations));
   auto own = [&](const char* type) {
     const oci::Namespace* n = l.find_namespace(type);
     return n != nullptr && n->path.empty();

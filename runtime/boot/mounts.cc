@@ -94,6 +94,7 @@ HostResult<std::vector<OpenedMount>> open_mounts(const oci::Spec& spec, const st
   first.read_only = config.overlay == control::OverlayMode::kMemory;
   out.push_back(std::move(first));
 
+  bool socket_mounted = false;
   for (size_t i = 0; i < config.mounts.size(); ++i) {
     BootMount& mount = config.mounts[i];
     const oci::Mount& m = spec.mounts[i];
@@ -116,9 +117,14 @@ HostResult<std::vector<OpenedMount>> open_mounts(const oci::Spec& spec, const st
     }
     if (::fstat(opened.fd.get(), &st) < 0) return Failure::from_errno(what);
     mount.is_directory = S_ISDIR(st.st_mode);
+    if (S_ISSOCK(st.st_mode)) socket_mounted = true;
     opened.read_only = mount.has(MountFlag::kReadOnly);
     mount.gofer_index = static_cast<i32>(out.size());
     out.push_back(std::move(opened));
+  }
+  // Nothing to connect to: the sentry's filter then has no such socket.
+  if (config.host_sockets == control::HostSockets::kMounted && !socket_mounted) {
+    config.host_sockets = control::HostSockets::kNone;
   }
   return out;
 }

@@ -101,6 +101,13 @@ enum class MountFlag : u32 {
 
 enum class Propagation : u8 { kDefault, kPrivate, kSlave, kShared, kUnbindable };
 
+// Which AF_UNIX sockets of the host the container may connect to.
+enum class HostSockets : u8 {
+  kNone,
+  kMounted,  // those that are bind mounts themselves
+  kAll,      // those in directories that are bind mounts, too
+};
+
 struct BootMount {
   std::string destination;  // absolute, cleaned; "/" is only the root (BootConfig::root_mount)
   std::string type;      // "bind" for every host directory or file, else proc, tmpfs, sysfs, devpts, mqueue, cgroup...
@@ -224,6 +231,7 @@ struct BootConfig {
   SeccompConfig seccomp;
   VisibleLimits limits;
   u32 personality = 0;
+  HostSockets host_sockets = HostSockets::kNone;
   bool rootless = false;  // no privilege on the host: one or few ids are mapped
 
   // --- watching

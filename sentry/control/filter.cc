@@ -174,6 +174,7 @@ std::vector<std::string> sentry_surface() {
   out.emplace_back("clone: threads only");
   out.emplace_back(
       "socket: AF_INET and AF_INET6; stream (TCP), datagram (UDP, ICMP echo); AF_NETLINK: route, sock_diag");
+  out.emplace_back("socket: AF_UNIX, only where a socket of the host is mounted or annotated (the gofer connects it)");
   for (const net::HostOption& o : net::kHostOptions) {
     out.push_back(
         str_printf("%ssockopt level %d, option %d: network", o.settable ? "get, set" : "get", o.level, o.name));
@@ -183,7 +184,7 @@ std::vector<std::string> sentry_surface() {
   return out;
 }
 
-HostResult<void> load_sentry_filter() {
+HostResult<void> load_sentry_filter(bool unix_sockets) {
   scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
   if (ctx == nullptr) return Failure("sentry filter: out of memory");
   int bad = 0;
@@ -204,6 +205,12 @@ HostResult<void> load_sentry_filter() {
                              SCMP_A1(SCMP_CMP_EQ, kind.type | SOCK_NONBLOCK | SOCK_CLOEXEC),
                              SCMP_A2(SCMP_CMP_EQ, kind.protocol)));
     }
+  }
+  for (int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET}) {
+    if (!unix_sockets) break;
+    check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, AF_UNIX),
+                           SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(type | SOCK_NONBLOCK | SOCK_CLOEXEC)),
+                           SCMP_A2(SCMP_CMP_EQ, 0)));
   }
   for (u64 protocol : {NETLINK_ROUTE, NETLINK_SOCK_DIAG}) {
     check(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, AF_NETLINK),

@@ -5,6 +5,7 @@
 
 #include "sentry/base/counters.h"
 #include "sentry/net/timeouts.h"
+#include "sentry/net/unix_host.h"
 #include "sentry/net/unix_socket.h"
 
 namespace sbx::net {
@@ -84,7 +85,9 @@ Result<std::string> UnixSocket::get_option(int level, int name, size_t max) {
     case SO_TYPE: return number(type(), max);
     case SO_DOMAIN: return number(AF_UNIX, max);
     case SO_PROTOCOL: return number(0, max);
-    case SO_ERROR: return number(static_cast<i32>(take_error()), max);
+    case SO_ERROR:
+      if (host_) return number(host_->take_error(), max);
+      return number(static_cast<i32>(take_error()), max);
     case SO_ACCEPTCONN: return number(state_ == State::kListening, max);
     case SO_SNDBUF: return number(static_cast<i32>(send_buffer_), max);
     case SO_RCVBUF: return number(static_cast<i32>(receive_buffer_), max);
@@ -116,7 +119,10 @@ Result<i64> UnixSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
   size_t n = 0;
   if (cmd == FIONREAD) {  // SIOCINQ
     if (state_ == State::kListening) return Errno::kInval;
-    n = datagram() ? (inbox_.empty() ? 0 : inbox_.front().length) : inbox_bytes_;
+    if (host_)
+      n = host_->readable();
+    else
+      n = datagram() ? (inbox_.empty() ? 0 : inbox_.front().length) : inbox_bytes_;
   } else if (cmd == TIOCOUTQ) {  // SIOCOUTQ
     n = peer_ != nullptr ? peer_->inbox_bytes_ : 0;
   } else {

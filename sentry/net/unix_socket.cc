@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "sentry/base/log.h"
+#include "sentry/net/unix_host.h"
 
 namespace sbx::net {
 namespace {
@@ -166,6 +167,7 @@ Result<std::string> UnixSocket::local_address() { return name_.empty() ? address
 
 Result<std::string> UnixSocket::peer_address() {
   if (state_ != State::kConnected) return Errno::kNotconn;
+  if (host_) return peer_name_;
   if (peer_ != nullptr) return peer_->name_.empty() ? address_of({}) : peer_->name_;
   if (datagram()) return Errno::kNotconn;
   return peer_name_.empty() ? address_of({}) : peer_name_;
@@ -239,15 +241,36 @@ Result<void> UnixSocket::connect(const vfs::WalkContext& ctx, std::string_view a
     state_ = State::kFresh;
     return {};
   }
+  if (host_) return datagram() ? Errno::kInval : Errno::kIsconn;
   stop_waiting();
-  UnixSocket* target = TRY(find(ctx, address));
+  auto found = find(ctx, address);
+  if (!found && found.error() == Errno::kConnrefused && state_ == State::kFresh) return connect_to_host(ctx, address);
+  UnixSocket* target = TRY(found);
   return datagram() ? connect_datagram(*target) : connect_stream(*target);
+}
+
+Result<void> UnixSocket::connect_to_host(const vfs::WalkContext& ctx, std::string_view address) {
+  std::string_view name = TRY(name_within(address));
+  if (name.empty() || name[0] == '\0') return Errno::kConnrefused;
+  vfs::Path path = TRY(vfs::resolve(ctx, name));  // find() has checked the access
+  if (path.inode()->type() != S_IFSOCK) return Errno::kConnrefused;
+  auto host = TRY(HostPeer::connect(*path.inode(), type(), *ctx.creds, nonblocking()));
+  if (host_ || state_ != State::kFresh) return Errno::kIsconn;  // another thread meanwhile
+  host_ = std::move(host);
+  host_->watch(queue_);
+  peer_identity_ = host_->identity();
+  peer_name_ = std::string(address);
+  state_ = State::kConnected;
+  error_ = Errno::kNone;
+  queue_.wake_all();
+  return {};
 }
 
 Result<void> UnixSocket::shutdown(int how) {
   if (how < SHUT_RD || how > SHUT_RDWR) return Errno::kInval;
   if (!datagram() && state_ == State::kFresh) return Errno::kNotconn;
   if (datagram() && state_ != State::kConnected) return Errno::kNotconn;
+  if (host_) return host_->shutdown(how);
   bool receive = how != SHUT_WR, send = how != SHUT_RD;
   if (receive) shut_ |= kNoReceive;
   if (send) shut_ |= kNoSend;
@@ -291,6 +314,7 @@ void UnixSocket::drained() {
 // ---- readiness ----
 
 u32 UnixSocket::readiness() {
+  if (host_) return host_->readiness();
   u32 mask = 0;
   if (error_ != Errno::kNone) mask |= POLLERR;
   if ((shut_ & (kNoReceive | kNoSend)) == (kNoReceive | kNoSend)) mask |= POLLHUP;

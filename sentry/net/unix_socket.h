@@ -12,6 +12,7 @@
 namespace sbx::net {
 
 class UnixSocket;
+class HostPeer;
 
 // What the inode of a bound path holds.
 class BoundName final : public RefCounted {
@@ -67,6 +68,7 @@ class UnixSocket final : public Socket {
   Result<void> auto_bind();
   Result<void> connect_datagram(UnixSocket& target);
   Result<void> connect_stream(UnixSocket& listener);
+  Result<void> connect_to_host(const vfs::WalkContext& ctx, std::string_view address);
   Result<size_t> send_stream(SendRequest& request);
   Result<size_t> send_packet(UnixSocket& to, SendRequest& request);
   Result<size_t> receive_stream(ReceiveRequest& request);
@@ -97,6 +99,9 @@ class UnixSocket final : public Socket {
   std::vector<UnixSocket*> followers_;
   std::vector<UnixSocket*> senders_;  // wait until this one has room (in its inbox or its backlog)
   UnixSocket* waits_for_ = nullptr;
+
+  // Connected to a socket of the host: data and readiness are that one's (unix_host.h), names are ours.
+  std::unique_ptr<HostPeer> host_;
 
   std::deque<RefPtr<UnixSocket>> backlog_;
   size_t backlog_max_ = 0;

@@ -1,6 +1,7 @@
 // Sending and receiving on AF_UNIX sockets.
 #include <algorithm>
 
+#include "sentry/net/unix_host.h"
 #include "sentry/net/unix_socket.h"
 
 namespace sbx::net {
@@ -24,6 +25,7 @@ Result<size_t> put(vfs::Sink& sink, const u8* from, size_t n) {
 }  // namespace
 
 Result<size_t> UnixSocket::send(const vfs::WalkContext* ctx, SendRequest& request) {
+  if (host_) return host_->send(request);
   if (request.flags & MSG_OOB) return Errno::kOpnotsupp;
   if (error_ != Errno::kNone) return take_error();
   if (files_in_flight + request.files.size() > kMaxFilesInFlight) return Errno::kToomanyrefs;
@@ -144,6 +146,7 @@ void UnixSocket::pop_message() {
 }
 
 Result<size_t> UnixSocket::receive(ReceiveRequest& request) {
+  if (host_) return host_->receive(request);
   if (request.flags & MSG_OOB) return type() == SOCK_STREAM ? Errno::kInval : Errno::kOpnotsupp;
   if (inbox_.empty()) return nothing_to_receive();
   auto result = type() == SOCK_STREAM ? receive_stream(request) : receive_packet(request);

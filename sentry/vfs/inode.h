@@ -91,6 +91,13 @@ class Inode : public RefCounted {
   // Magic links of /proc (fd/N, exe, cwd, root): where following leads without a walk. kNosys: an ordinary link.
   virtual Result<Path> follow_magic();
 
+  // --- sockets ---
+  // Connects a non-blocking AF_UNIX socket of the host's to the one this file stands for on the host, as `creds`.
+  // kConnrefused: it stands for none that may be reached.
+  virtual Result<void> connect_host_socket(int /*socket*/, const security::Credentials& /*creds*/) {
+    return Errno::kConnrefused;
+  }
+
   // Advisory locks (flock, POSIX, OFD), made on first use.
   FileLocks& locks();
   bool has_locks() const { return locks_ != nullptr; }

@@ -28,7 +28,8 @@ class GoferFs final : public vfs::FileSystem {
  public:
   // mount: index in the gofer's boot data. source: the device column of /proc/mounts. Before or after the sentry's
   // filter is loaded.
-  static Result<RefPtr<GoferFs>> create(std::shared_ptr<wire::Client> client, u32 mount, std::string source);
+  static Result<RefPtr<GoferFs>> create(std::shared_ptr<wire::Client> client, u32 mount, std::string source,
+                                        bool sockets = false, bool everywhere = false);
 
   const char* type_name() const override { return type_name_; }
   RefPtr<vfs::Inode> root() override;
@@ -38,6 +39,9 @@ class GoferFs final : public vfs::FileSystem {
   bool read_only() const override { return read_only_; }
 
   bool exclusive() const { return exclusive_; }
+  // Sockets of the host in it may be connected to: a mount that is one, and with `everywhere` all mounts that are
+  // shared with the host. In the others a socket file is just a name.
+  bool reaches_sockets() const { return reaches_sockets_; }
   wire::Client& client() { return *client_; }
   wire::NodeId root_node() const { return root_node_; }
 
@@ -89,7 +93,7 @@ class GoferFs final : public vfs::FileSystem {
   std::shared_ptr<wire::Client> client_;
   const char* type_name_ = "gofer";
   std::string source_;
-  bool read_only_ = false, exclusive_ = false;
+  bool read_only_ = false, exclusive_ = false, reaches_sockets_ = false;
   std::shared_ptr<ListingUse> last_listing_;
   wire::NodeId root_node_ = wire::kNoNode;
   // Host device and inode number.

@@ -189,6 +189,20 @@ Result<std::string> GoferInode::read_link() {
   return link_target_;
 }
 
+Result<void> GoferInode::connect_host_socket(int socket, const security::Credentials& creds) {
+  if (!gofer_fs().reaches_sockets()) return Errno::kConnrefused;
+  int fd = -1;
+  wire::Target at = TRY(target(&fd));
+  if (at.by_fd) return Errno::kConnrefused;
+  wire::ConnectSocketRequest m;
+  m.dir = at.dir;
+  m.leaf = at.leaf;
+  m.uid = creds.euid;
+  m.gid = creds.egid;
+  TRY(gofer_fs().call(m, socket));
+  return {};
+}
+
 // --- descriptors ---
 
 Result<int> GoferInode::open_descriptor(UniqueFd& slot, u32 flags) {

@@ -49,6 +49,7 @@ class GoferInode final : public vfs::Inode {
   Result<RefPtr<vfs::Inode>> tmpfile(const vfs::NewNode& node) override;
   bool child_still_valid(std::string_view name, vfs::Inode* child) override;
   Result<std::string> read_link() override;
+  Result<void> connect_host_socket(int socket, const security::Credentials& creds) override;
 
   // --- for the files made of it ---
   GoferFs& gofer_fs() const { return static_cast<GoferFs&>(fs()); }

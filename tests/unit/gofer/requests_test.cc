@@ -343,9 +343,17 @@ TEST_F(GoferTest, SocketFiles) {
   ConnectSocketRequest c;
   c.dir = roots_[0];
   c.leaf = "sock";
+  c.uid = 3;
+  c.gid = 4;
   EXPECT_EQ(error_of(c, peer.get()), Errno::kInval);
   fcntl(peer.get(), F_SETFL, O_NONBLOCK);
   EXPECT_EQ(error_of(c, peer.get()), Errno::kNone);
+  UniqueFd accepted(accept(server.get(), nullptr, nullptr));
+  ucred seen{};
+  socklen_t length = sizeof(seen);
+  ASSERT_EQ(getsockopt(accepted.get(), SOL_SOCKET, SO_PEERCRED, &seen, &length), 0);
+  EXPECT_EQ(seen.uid, 3u);
+  EXPECT_EQ(seen.gid, 4u);
   UniqueFd inet(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
   EXPECT_EQ(error_of(c, inet.get()), Errno::kAfnosupport);
 }
