@@ -245,7 +245,7 @@ class PlatformImpl final : public Platform {
   void wake_apart(HostThread& thread);
   void wake_here();
   // A zygote has its template's affinity, which is narrow while that is kept off a CPU.
-  void allow_all_cpus(const HostThread& thread) const;
+  void allow_all_cpus(const HostThread& thread);
   // exec: the CPUs the guest chose for the thread.
   void keep_affinity(const HostThread& from, const HostThread& to) const;
   // The template's copying takes longer than to wake an idle CPU for it.
@@ -284,6 +284,7 @@ class PlatformImpl final : public Platform {
   void end_apart(HostThread& thread);
   void set_sync_wake(bool sync);
   bool cpus_are_free() const;
+  void count_cpus();
   u32 skips(u64 now) const;
   bool takes_chance(HostThread& thread, u64 now);
   void on_zygote_request(HostThread& thread, RequestKind kind);
@@ -321,7 +322,7 @@ class PlatformImpl final : public Platform {
   };
   std::vector<Polled> polled_;
   cpu_set_t cpu_set_{};
-  u32 cpus_ = 0;  // in cpu_set_; 0: not counted yet
+  u32 cpus_ = 0;  // in cpu_set_; 0: not counted yet. Counted again with each new stub: `update` may change the cpuset
   u32 skips_ = 0, skipped_ = 0;
   u64 missed_at_ = 0;
   u64 bell_at_ = 0;  // cycles: when to ask for doorbells although polled threads call all the time

@@ -102,10 +102,7 @@ bool PlatformImpl::will_poll(HostThread& thread, Command command) {
   thread.soon = kSoon;
   // Long calls gain little, and their data would go from one CPU's cache to another's.
   if (now - thread.requested_at > kShortCall) thread.streak /= 4;
-  if (cpus_ == 0) {
-    bool known = sched_getaffinity(0, sizeof(cpu_set_), &cpu_set_) == 0;
-    cpus_ = options.spin && known ? static_cast<u32>(CPU_COUNT(&cpu_set_)) : 1;
-  }
+  if (cpus_ == 0) count_cpus();
   if (!i_receive()) return false;
   auto known = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
   bool wanted = cpus_ >= 2 && thread.role == Role::kGuest && now >= no_polling_before_ &&
@@ -170,7 +167,14 @@ KeptHere::~KeptHere() {
   if (tid_ != 0) sched_setaffinity(tid_, sizeof(before_), &before_);
 }
 
-void PlatformImpl::allow_all_cpus(const HostThread& thread) const {
+// Those of the sentry's own threads, which nothing but the container's cpuset changes.
+void PlatformImpl::count_cpus() {
+  bool known = sched_getaffinity(0, sizeof(cpu_set_), &cpu_set_) == 0;
+  cpus_ = options.spin && known ? static_cast<u32>(CPU_COUNT(&cpu_set_)) : 1;
+}
+
+void PlatformImpl::allow_all_cpus(const HostThread& thread) {
+  count_cpus();
   if (cpus_ >= 2) sched_setaffinity(thread.tid, sizeof(cpu_set_), &cpu_set_);
 }
 
