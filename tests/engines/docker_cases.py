@@ -23,6 +23,7 @@ run -v $t/one:/one $I cat /one
 bg --name live -v $t:/m $I sh -c 'while ! grep -q 2 /m/l 2>/dev/null; do sleep 0.05; done; echo seen'
 echo 2 >$t/l; docker wait live; docker logs live; rm -r $t
 """),
+    ("engine-socket", "run -v ${DOCKER_HOST#unix://}:/var/run/docker.sock $I curl -s --unix-socket /var/run/docker.sock http://d/_ping; echo \" $?\""),
     ("volumes", "run -v vol:/v $I sh -c 'echo kept >/v/f'; run -v vol:/v:ro $I sh -c 'exec 2>&1; cat /v/f; echo x >/v/f'; docker volume ls -q"),
     ("tmpfs", "run --tmpfs /x:size=1m,mode=711 $I sh -c 'stat -c %a /x; grep \" /x \" /proc/mounts | cut -d\" \" -f1-3; head -c 2000000 /dev/zero >/x/f; stat -c %s /x/f'"),
     ("shared-memory-size", "run --shm-size 8m $I sh -c 'df -k /dev/shm | tail -n 1 | cut -c1-30'"),
