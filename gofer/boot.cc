@@ -8,7 +8,7 @@
 
 namespace sbx::gofer {
 namespace {
-constexpr u32 kMagic = 0x31677873;  // "sxg1"
+constexpr u32 kMagic = 0x32677873;  // "sxg2"
 constexpr size_t kMostMounts = 4096;
 constexpr off_t kMostBytes = 1 << 20;
 }  // namespace
@@ -29,6 +29,7 @@ HostResult<UniqueFd> write_gofer_boot(const GoferBoot& boot) {
     e.boolean(m.read_only);
     e.boolean(m.recursive);
     e.boolean(m.exclusive);
+    e.boolean(m.sockets);
   }
   UniqueFd fd(memfd_create("gofer-boot", MFD_ALLOW_SEALING));
   if (!fd) return Failure::from_errno("memfd for the gofer's boot data");
@@ -65,6 +66,7 @@ HostResult<GoferBoot> read_gofer_boot(int memfd) {
     m.read_only = d.boolean();
     m.recursive = d.boolean();
     m.exclusive = d.boolean();
+    m.sockets = d.boolean();
     boot.mounts.push_back(m);
   }
   if (!d.at_end()) return Failure(Errno::kInval, "gofer boot data: malformed");

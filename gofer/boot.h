@@ -27,6 +27,8 @@ struct GoferMount {
   bool recursive = false;
   // The container is the only regular user (rootfs): passed on to the client, which then caches without asking.
   bool exclusive = false;
+  // AF_UNIX sockets of the host in it may be connected to.
+  bool sockets = false;
 };
 
 struct GoferBoot {

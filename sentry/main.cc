@@ -179,7 +179,7 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
 
   register_filesystems(config, sentry.gofer);
-  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(sentry.gofer, config.host_sockets)));
+  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(sentry.gofer)));
   TRY(control::prepare_cwd(config.process));
   task::ProcessSpec probe;
   probe.args = config.process.args;

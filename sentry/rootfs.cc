@@ -106,11 +106,9 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   });
 }
 
-control::BindMaker gofer_bind_maker(std::shared_ptr<gofer::Client> gofer, control::HostSockets sockets) {
-  return [gofer, sockets](const control::BootMount& mount) -> Result<RefPtr<vfs::FileSystem>> {
-    return as_filesystem(fs::gofer::GoferFs::create(gofer, static_cast<u32>(mount.gofer_index), mount.source,
-                                                    sockets != control::HostSockets::kNone,
-                                                    sockets == control::HostSockets::kAll));
+control::BindMaker gofer_bind_maker(std::shared_ptr<gofer::Client> gofer) {
+  return [gofer](const control::BootMount& mount) -> Result<RefPtr<vfs::FileSystem>> {
+    return as_filesystem(fs::gofer::GoferFs::create(gofer, static_cast<u32>(mount.gofer_index), mount.source));
   };
 }
 

@@ -9,5 +9,5 @@
 namespace sbx {
 // Registers every filesystem type and special file opener, and the observers that connect rooms.
 void register_filesystems(const control::BootConfig& config, std::shared_ptr<gofer::Client> gofer);
-control::BindMaker gofer_bind_maker(std::shared_ptr<gofer::Client> gofer, control::HostSockets sockets);
+control::BindMaker gofer_bind_maker(std::shared_ptr<gofer::Client> gofer);
 }  // namespace sbx

@@ -262,6 +262,7 @@ Result<sockaddr_un> unix_address(const std::string& path) {
 
 Result<BindSocketReply> Server::handle(const BindSocketRequest& m, Descriptors& with) {
   Dir d = TRY(writable_dir(m.dir));
+  if (!d.mount->sockets) return Errno::kPerm;
   TRY(check_socket(with.in.get()));
   if (!options_.self_fd.valid()) return Errno::kOpnotsupp;
   // bind(2) makes the file in our working directory, follows no link in the last component and takes the socket's bits.
@@ -291,6 +292,7 @@ Result<ConnectSocketReply> Server::handle(const ConnectSocketRequest& m, Descrip
   target.leaf = m.leaf;
   UniqueFd none;
   Resolved r = TRY(resolve(target, none, false));
+  if (!r.dir.mount->sockets) return Errno::kConnrefused;
   Attr attr = TRY(stat_at(r.fd, "", nullptr));
   if (!S_ISSOCK(attr.mode)) return Errno::kConnrefused;
   sockaddr_un address = TRY(unix_address(r.path()));

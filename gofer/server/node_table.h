@@ -27,6 +27,7 @@ struct ServedMount {
   bool read_only = false;
   bool recursive = false;
   bool exclusive = false;
+  bool sockets = false;
   bool is_dir = false;
   NodeId node = kNoNode;  // once attached
 };

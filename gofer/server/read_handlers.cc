@@ -24,6 +24,7 @@ Result<AttachReply> Server::handle(const AttachRequest& m, Descriptors&) {
   if (S_ISLNK(reply.node.attr.mode)) reply.node.target = TRY(read_link_at(mount.root.get(), ""));
   reply.read_only = mount.read_only;
   reply.exclusive = mount.exclusive;
+  reply.sockets = mount.sockets;
   return reply;
 }
 

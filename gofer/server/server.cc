@@ -147,6 +147,7 @@ HostResult<std::vector<ServedMount>> open_mounts(const std::vector<GoferMount>& 
     s.read_only = m.read_only;
     s.recursive = m.recursive;
     s.exclusive = m.exclusive;
+    s.sockets = m.sockets;
     s.is_dir = S_ISDIR(attr->mode);
     if (S_ISREG(attr->mode)) {
       std::string path = "/proc/self/fd/" + std::to_string(s.root.get());

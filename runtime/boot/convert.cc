@@ -267,10 +267,6 @@ std::vector<control::IdMapping> mappings(const std::vector<oci::IdMapping>& in) 
   return out;
 }
 
-}  // namespace
-
-namespace {
-
 constexpr const char* kHostSockets = "org.sbx.host-sockets";
 
 HostResult<control::HostSockets> convert_host_sockets(const std::vector<std::pair<std::string, std::string>>& all) {

@@ -146,7 +146,8 @@ HostResult<Launched> launch(LaunchRequest request) {
   gofer.log_fd = request.log_fd;
   gofer.log_format = config.log_format;
   gofer.log_level = config.log_level;
-  for (const OpenedMount& m : mounts) gofer.mounts.push_back({m.fd.get(), m.read_only, m.recursive, m.exclusive});
+  for (const OpenedMount& m : mounts)
+    gofer.mounts.push_back({m.fd.get(), m.read_only, m.recursive, m.exclusive, m.sockets});
   UniqueFd gofer_boot = TRY(gofer::write_gofer_boot(gofer));
 
   config.gofer_fd = requests.first.get();

@@ -117,7 +117,10 @@ HostResult<std::vector<OpenedMount>> open_mounts(const oci::Spec& spec, const st
     }
     if (::fstat(opened.fd.get(), &st) < 0) return Failure::from_errno(what);
     mount.is_directory = S_ISDIR(st.st_mode);
-    if (S_ISSOCK(st.st_mode)) socket_mounted = true;
+    const bool socket = S_ISSOCK(st.st_mode);
+    socket_mounted = socket_mounted || socket;
+    opened.sockets = config.host_sockets == control::HostSockets::kAll ||
+                     (config.host_sockets == control::HostSockets::kMounted && socket);
     opened.read_only = mount.has(MountFlag::kReadOnly);
     mount.gofer_index = static_cast<i32>(out.size());
     out.push_back(std::move(opened));

@@ -15,6 +15,7 @@ struct OpenedMount {
   bool read_only = false;
   bool recursive = false;
   bool exclusive = false;
+  bool sockets = false;  // of the host: may be connected to
 };
 
 // Opens rootfs (index 0) and the source of every bind; sets gofer_index and is_directory of `config`'s mounts, whose

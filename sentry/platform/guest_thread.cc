@@ -171,8 +171,7 @@ Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
   // The stub may have been interrupted in its doorbell; it rings again at once.
   for (int tries = 0; tries < 1000; ++tries) {
     if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) return Errno::kAgain;
-    KeptHere kept(*host_);
-    int fd = platform_.add_fd(host_->notif, area->memfd());
+    int fd = platform_.lend_fd(*host_, area->memfd());
     if (fd >= 0) {
       next_area_ = area;
       next_fd_ = fd;
@@ -265,8 +264,7 @@ void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
   if (request.source.fd >= 0) {
     fd = -ENOENT;
     for (int tries = 0; tries < 1000; ++tries) {
-      KeptHere kept(*host_);
-      fd = platform_.add_fd(host_->notif, request.source.fd);
+      fd = platform_.lend_fd(*host_, request.source.fd);
       if (fd != -ENOENT || lost_ || host_->process->dead) break;
       fiber::park_until(fiber::now_ns() + kMs);
     }

@@ -187,8 +187,7 @@ void PlatformImpl::want_zygotes() {
   auto process = make_ref<Process>(*this);
   process->area = area;
   area->take(0);
-  KeptHere kept(*template_);
-  int fd = add_fd(template_->notif, area->memfd());
+  int fd = lend_fd(*template_, area->memfd());
   if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
   making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
   making_->parent_area = template_->process->area;
@@ -355,6 +354,10 @@ void PlatformImpl::work() {
       fiber::run_ready();
       poll_slots();
     }
+  }
+  if (i_receive() && holds_reactor_) {
+    holds_reactor_ = false;
+    fiber::reactor_hold(false);
   }
   std::lock_guard guard(turn_lock_);
   --working_;

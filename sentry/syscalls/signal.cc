@@ -128,8 +128,7 @@ Result<i64> sys_rt_sigaction(Task& task, Signo signo, InBuf act, OutBuf old_act,
     slot.flags = wanted.flags & kActionFlags;
     slot.restorer = wanted.restorer;
     slot.mask = wanted.mask & ~signal::kUnblockable;
-    const signal::Action now = slot;
-    if (was_unset && now != signal::Action{}) task::actions_changed(task);
+    if (was_unset && slot != signal::Action{}) task::actions_changed(task);
     // POSIX 3.3.1.3: what becomes ignored is no longer pending.
     if (slot.is_ignored() || (slot.is_default() && signal::default_action(signo.n) == signal::DefaultAction::kIgnore)) {
       task.group->pending.discard(signal::bit(signo.n));

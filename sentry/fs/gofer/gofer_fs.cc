@@ -2,7 +2,6 @@
 
 #include <linux/magic.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -33,8 +32,7 @@ const char* name_of_type(u64 magic) {
 
 }  // namespace
 
-Result<RefPtr<GoferFs>> GoferFs::create(std::shared_ptr<wire::Client> client, u32 mount, std::string source,
-                                        bool sockets, bool everywhere) {
+Result<RefPtr<GoferFs>> GoferFs::create(std::shared_ptr<wire::Client> client, u32 mount, std::string source) {
   RefPtr<GoferFs> fs(new GoferFs);
   fs->client_ = std::move(client);
   fs->source_ = std::move(source);
@@ -44,7 +42,7 @@ Result<RefPtr<GoferFs>> GoferFs::create(std::shared_ptr<wire::Client> client, u3
   fs->read_only_ = attached.read_only;
   fs->exclusive_ = attached.exclusive;
   fs->root_node_ = attached.node.dir;
-  fs->reaches_sockets_ = sockets && !attached.exclusive && (everywhere || S_ISSOCK(attached.node.attr.mode));
+  fs->reaches_sockets_ = attached.sockets;
   fs->devices_[attached.node.attr.dev] = fs->dev();
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) fs->most_kept_ = std::clamp<rlim_t>(limit.rlim_cur / 8, 16, 4096);

@@ -28,8 +28,7 @@ class GoferFs final : public vfs::FileSystem {
  public:
   // mount: index in the gofer's boot data. source: the device column of /proc/mounts. Before or after the sentry's
   // filter is loaded.
-  static Result<RefPtr<GoferFs>> create(std::shared_ptr<wire::Client> client, u32 mount, std::string source,
-                                        bool sockets = false, bool everywhere = false);
+  static Result<RefPtr<GoferFs>> create(std::shared_ptr<wire::Client> client, u32 mount, std::string source);
 
   const char* type_name() const override { return type_name_; }
   RefPtr<vfs::Inode> root() override;
@@ -39,8 +38,7 @@ class GoferFs final : public vfs::FileSystem {
   bool read_only() const override { return read_only_; }
 
   bool exclusive() const { return exclusive_; }
-  // Sockets of the host in it may be connected to: a mount that is one, and with `everywhere` all mounts that are
-  // shared with the host. In the others a socket file is just a name.
+  // Sockets of the host in it may be connected to. Else a socket file is just a name.
   bool reaches_sockets() const { return reaches_sockets_; }
   wire::Client& client() { return *client_; }
   wire::NodeId root_node() const { return root_node_; }

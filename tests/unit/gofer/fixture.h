@@ -62,6 +62,7 @@ class GoferTest : public ::testing::Test {
       m.root_fd = i == 2 ? file.get() : i == 1 && copy ? copy.get() : root.get();
       m.read_only = i == 1 && copy.valid();
       m.exclusive = i == 0 && !shared_rootfs_;
+      m.sockets = i == 0;
       boot.mounts.push_back(m);
     }
     auto memfd = write_gofer_boot(boot);

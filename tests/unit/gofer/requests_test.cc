@@ -354,6 +354,11 @@ TEST_F(GoferTest, SocketFiles) {
   ASSERT_EQ(getsockopt(accepted.get(), SOL_SOCKET, SO_PEERCRED, &seen, &length), 0);
   EXPECT_EQ(seen.uid, 3u);
   EXPECT_EQ(seen.gid, 4u);
+  // The same tree as a mount whose sockets are nobody's to reach.
+  UniqueFd other(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0));
+  c.dir = roots_[1];
+  EXPECT_EQ(error_of(c, other.get()), Errno::kConnrefused);
+  c.dir = roots_[0];
   UniqueFd inet(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
   EXPECT_EQ(error_of(c, inet.get()), Errno::kAfnosupport);
 }
