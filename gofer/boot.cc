@@ -23,6 +23,7 @@ HostResult<UniqueFd> write_gofer_boot(const GoferBoot& boot) {
   e.u8v(boot.log_level);
   e.i64v(boot.proc_fd);
   e.u32v(boot.directory_fds);
+  e.boolean(boot.raw_sockets);
   e.u32v(static_cast<u32>(boot.mounts.size()));
   for (const GoferMount& m : boot.mounts) {
     e.i64v(m.root_fd);
@@ -58,6 +59,7 @@ HostResult<GoferBoot> read_gofer_boot(int memfd) {
   boot.log_level = d.u8v();
   boot.proc_fd = static_cast<int>(d.i64v());
   boot.directory_fds = d.u32v();
+  boot.raw_sockets = d.boolean();
   u32 count = d.u32v();
   if (count > kMostMounts) return Failure(Errno::kInval, "gofer boot data: too many mounts");
   for (u32 i = 0; i < count && d.ok(); ++i) {

@@ -44,6 +44,8 @@ struct GoferBoot {
   int proc_fd = -1;
   // Most descriptors of directories kept open; 0: half of RLIMIT_NOFILE, which is raised to its hard limit first.
   u32 directory_fds = 0;
+  // Raw and packet sockets may be asked for: the container has CAP_NET_RAW.
+  bool raw_sockets = false;
   std::vector<GoferMount> mounts;
 };
 

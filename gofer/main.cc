@@ -88,13 +88,13 @@ HostResult<void> run(int memfd) {
   close(null);
 
   if (auto done = enter_empty_root(); !done) LOG_WARNING("gofer: %s", done.error().message.c_str());
-  TRY(drop_privileges());
+  TRY(drop_privileges(boot.raw_sockets));
   Server server(std::move(mounts), std::move(options));
   std::unique_ptr<ServerChannel> channel =
       TRY(ServerChannel::create(socket, [&server](u32 type, std::string_view request, UniqueFd& in, UniqueFd& out) {
         return server.serve(type, request, in, out);
       }));
-  TRY(load_filter());
+  TRY(load_filter(boot.raw_sockets));
   channel->go();
   channel->wait_for_end();
   // The lanes' threads are blocked or in the middle of a request nobody waits for.

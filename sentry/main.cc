@@ -260,7 +260,9 @@ int sentry_main(int boot_fd) {
   std::thread receiver([] { task::kernel().platform->run(); });
   receiver.detach();
   start_reaper(*sentry);
-  if (auto loaded = control::load_sentry_filter(boot_config.host_sockets != control::HostSockets::kNone); !loaded)
+  if (auto loaded =
+          control::load_sentry_filter(boot_config.host_sockets != control::HostSockets::kNone, boot_config.raw_sockets);
+      !loaded)
     return fail(loaded.error().message);
   {
     fiber::KernelLock lock;

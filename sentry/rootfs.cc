@@ -82,6 +82,9 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   net::register_unix();
   net::register_inet();
   net::register_netlink();
+  net::make_raw_socket = [gofer](int family, int type, int protocol) {
+    return fs::gofer::raw_socket(*gofer, family, type, protocol);
+  };
   net::caller_capable = [](int capability) {
     const task::Task* task = task::current_task();
     return task != nullptr && task->creds->capable(static_cast<u32>(capability));

@@ -306,4 +306,15 @@ Result<ConnectSocketReply> Server::handle(const ConnectSocketRequest& m, Descrip
   return ConnectSocketReply{};
 }
 
+Result<RawSocketReply> Server::handle(const RawSocketRequest& m, Descriptors& with) {
+  const bool internet = (m.family == AF_INET || m.family == AF_INET6) && m.type == SOCK_RAW;
+  const bool packet = m.family == AF_PACKET && (m.type == SOCK_RAW || m.type == SOCK_DGRAM);
+  if (!internet && !packet) return Errno::kInval;
+  // Where the container has no CAP_NET_RAW, neither have we, and the filter refuses it as well.
+  with.out.reset(socket(static_cast<int>(m.family), static_cast<int>(m.type | SOCK_NONBLOCK | SOCK_CLOEXEC),
+                        static_cast<int>(m.protocol)));
+  if (!with.out) return last_errno();
+  return RawSocketReply{};
+}
+
 }  // namespace sbx::gofer

@@ -13,22 +13,23 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 namespace sbx::gofer {
 
-HostResult<void> drop_privileges() {
+HostResult<void> drop_privileges(bool raw_sockets) {
   // Owners of new files are set by the file system ids; that must not take CAP_DAC_OVERRIDE and friends away. Refused
   // where CAP_SETPCAP is missing, and then there are no such capabilities either.
   (void)prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_NOROOT, 0, 0, 0);
   (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-  constexpr u64 kKept = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH |
-                        1ull << CAP_FOWNER | 1ull << CAP_FSETID | 1ull << CAP_SETFCAP | 1ull << CAP_SETUID |
-                        1ull << CAP_SETGID;
+  const u64 kept = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_FOWNER |
+                   1ull << CAP_FSETID | 1ull << CAP_SETFCAP | 1ull << CAP_SETUID | 1ull << CAP_SETGID |
+                   (raw_sockets ? 1ull << CAP_NET_RAW : 0);
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
   if (syscall(SYS_capget, &header, data) != 0) return Failure::from_errno("reading the gofer's capabilities");
   for (int i = 0; i < 2; ++i) {
-    data[i].permitted &= static_cast<u32>(kKept >> (32 * i));
+    data[i].permitted &= static_cast<u32>(kept >> (32 * i));
     data[i].effective = data[i].permitted;
     data[i].inheritable = 0;
   }
@@ -51,7 +52,7 @@ HostResult<void> enter_empty_root() {
   return {};
 }
 
-HostResult<void> load_filter() {
+HostResult<void> load_filter(bool raw_sockets) {
   static constexpr int kAllowed[] = {
       // the channel
       SCMP_SYS(futex),
@@ -142,6 +143,12 @@ HostResult<void> load_filter() {
   allow(SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_GETFL));
   allow(SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_DUPFD_CLOEXEC));
   allow(SCMP_SYS(getsockopt), SCMP_A1(SCMP_CMP_EQ, SOL_SOCKET), SCMP_A2(SCMP_CMP_EQ, SO_DOMAIN));
+  for (auto [family, type] : {std::pair(AF_INET, SOCK_RAW), std::pair(AF_INET6, SOCK_RAW),
+                              std::pair(AF_PACKET, SOCK_RAW), std::pair(AF_PACKET, SOCK_DGRAM)}) {
+    if (!raw_sockets) break;
+    allow(SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(family)),
+          SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(type | SOCK_NONBLOCK | SOCK_CLOEXEC)));
+  }
   if (error == 0) error = seccomp_load(ctx);
   seccomp_release(ctx);
   if (error != 0) return Failure(static_cast<Errno>(-error), "loading the gofer's system call filter");

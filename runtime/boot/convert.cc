@@ -1,5 +1,6 @@
 #include "runtime/boot/convert.h"
 
+#include <linux/capability.h>
 #include <sys/personality.h>
 
 #include <algorithm>
@@ -293,6 +294,8 @@ HostResult<control::BootConfig> convert_spec(const oci::Spec& spec, const std::s
   out.domainname = spec.domainname;
   out.annotations = spec.annotations;
   out.host_sockets = TRY(convert_host_sockets(spec.annotations));
+  const control::CapabilitySets& capabilities = out.process.capabilities;
+  out.raw_sockets = ((capabilities.bounding | capabilities.permitted) >> CAP_NET_RAW & 1) != 0;
   auto own = [&](const char* type) {
     const oci::Namespace* n = l.find_namespace(type);
     return n != nullptr && n->path.empty();

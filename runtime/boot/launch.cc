@@ -146,6 +146,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   gofer.log_fd = request.log_fd;
   gofer.log_format = config.log_format;
   gofer.log_level = config.log_level;
+  gofer.raw_sockets = config.raw_sockets;
   for (const OpenedMount& m : mounts)
     gofer.mounts.push_back({m.fd.get(), m.read_only, m.recursive, m.exclusive, m.sockets});
   UniqueFd gofer_boot = TRY(gofer::write_gofer_boot(gofer));

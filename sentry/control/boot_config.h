@@ -232,7 +232,8 @@ struct BootConfig {
   VisibleLimits limits;
   u32 personality = 0;
   HostSockets host_sockets = HostSockets::kNone;
-  bool rootless = false;  // no privilege on the host: one or few ids are mapped
+  bool raw_sockets = false;  // the container has CAP_NET_RAW: the gofer makes raw and packet sockets
+  bool rootless = false;     // no privilege on the host: one or few ids are mapped
 
   // --- watching
   bool strace = false;

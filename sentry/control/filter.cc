@@ -179,12 +179,16 @@ std::vector<std::string> sentry_surface() {
     out.push_back(
         str_printf("%ssockopt level %d, option %d: network", o.settable ? "get, set" : "get", o.level, o.name));
   }
+  for (const net::HostOption& o : net::kRawOptions) {
+    out.push_back(str_printf("%ssockopt level %d, option %d: raw and packet sockets, only with CAP_NET_RAW",
+                             o.settable ? "get, set" : "get", o.level, o.name));
+  }
   for (u32 number : net::kInterfaceIoctls) out.push_back(str_printf("ioctl %#x: network interfaces", number));
   out.emplace_back("prctl: PR_SET_NAME");
   return out;
 }
 
-HostResult<void> load_sentry_filter(bool unix_sockets) {
+HostResult<void> load_sentry_filter(bool unix_sockets, bool raw_sockets) {
   scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
   if (ctx == nullptr) return Failure("sentry filter: out of memory");
   int bad = 0;
@@ -223,6 +227,11 @@ HostResult<void> load_sentry_filter(bool unix_sockets) {
   };
   option(SCMP_SYS(getsockopt), SOL_SOCKET, SO_PEERCRED);  // the control socket's peer
   for (const net::HostOption& o : net::kHostOptions) {
+    option(SCMP_SYS(getsockopt), o.level, o.name);
+    if (o.settable) option(SCMP_SYS(setsockopt), o.level, o.name);
+  }
+  for (const net::HostOption& o : net::kRawOptions) {
+    if (!raw_sockets) break;
     option(SCMP_SYS(getsockopt), o.level, o.name);
     if (o.settable) option(SCMP_SYS(setsockopt), o.level, o.name);
   }

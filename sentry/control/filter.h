@@ -9,7 +9,8 @@ namespace sbx::control {
 
 // Loads it on every thread of the process (TSYNC), for good.
 // unix_sockets: sockets of the host may be connected to (BootConfig::host_sockets).
-HostResult<void> load_sentry_filter(bool unix_sockets);
+// raw_sockets: the options of raw and packet sockets (BootConfig::raw_sockets).
+HostResult<void> load_sentry_filter(bool unix_sockets, bool raw_sockets);
 // The allowed calls, one line each, for `sbx features` and the documentation.
 std::vector<std::string> sentry_surface();
 

@@ -97,13 +97,17 @@ class Connection : public RefCounted {
   Reply handle(StartRequest&, Packet&) {
     if (container_->started)
       return error_reply(Errno::kInval, "cannot start a container that has already been started");
+    // As runc, whose init has left its runtime behind when it comes to execve(2): the container started, and what went
+    // wrong is on its own standard error (an interpreter that is missing, a foreign or broken program).
+    const Streams& streams = container_->init_streams;
+    const UniqueFd& errors = container_->config.process.terminal ? streams.fd[0] : streams.fd[2];
+    UniqueFd kept(errors ? fcntl(errors.get(), F_DUPFD_CLOEXEC, 0) : -1);
     auto started = start_init(*container_);
-    if (!started) {
-      // The container cannot run any more: tell the caller, then end as a failed exec would.
-      Reply reply = error_reply(started.error().code, started.error().message);
-      container_->finish(started.error().code == Errno::kNoent ? 127 : 126);
-      return reply;
-    }
+    if (started) return OkReply{};
+    if (auto sent = send_packet(fd_.get(), encode_reply(OkReply{}), {}, MSG_DONTWAIT); !sent) close();
+    const std::string text = started.error().message + "\n";
+    if (kept) (void)!write(kept.get(), text.data(), text.size());
+    container_->finish(1);
     return OkReply{};
   }
 
@@ -311,7 +315,7 @@ HostResult<void> start_init(Container& container) {
   auto made = make_process(spec, std::move(container.init_streams), nullptr);
   if (!made) return std::move(made).error();
   auto group = kernel().start_process(std::move(*made));
-  if (!group) return Failure(group.error(), start_error_text(spec, group.error()));
+  if (!group) return Failure(group.error(), exec_failed_text(spec.args[0], group.error()));
   container.started = true;
   return {};
 }

@@ -129,6 +129,8 @@ Result<InterfaceFacts> interface_facts(const std::string& name) {
 }
 
 Result<i64> interface_ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
+  // As an interface whose driver has nothing to tell: libpcap goes on after that.
+  if (cmd == SIOCETHTOOL) return Errno::kOpnotsupp;
   const bool list = cmd == SIOCGIFCONF;
   if (!list && std::find(std::begin(kInterfaceIoctls), std::end(kInterfaceIoctls), cmd) == std::end(kInterfaceIoctls)) {
     STUB("socket ioctl", cmd);

@@ -1,6 +1,7 @@
 // The socket options, interface ioctls and control messages of host sockets that pass: the whole list. The sentry's
 // filter is made of it, so nothing else can reach the host even from a sentry that was taken over.
 #pragma once
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
@@ -130,6 +131,31 @@ constexpr HostOption kHostOptions[] = {
     {SOL_NETLINK, NETLINK_GET_STRICT_CHK, true},
     {IPPROTO_ICMP, 1 /* ICMP_FILTER */, true},
     {IPPROTO_ICMPV6, 1 /* ICMPV6_FILTER */, true},
+};
+
+// More of them for raw and packet sockets (raw(7), packet(7)), in the filter only where the container may have those.
+constexpr HostOption kRawOptions[] = {
+    {SOL_SOCKET, SO_ATTACH_FILTER, true},
+    {SOL_SOCKET, SO_DETACH_FILTER, true},
+    {SOL_SOCKET, SO_LOCK_FILTER, true},
+    {SOL_RAW, 1 /* ICMP_FILTER */, true},
+    {SOL_RAW, IPV6_CHECKSUM, true},
+    {IPPROTO_IP, IP_HDRINCL, true},
+    {IPPROTO_IP, IP_NODEFRAG, true},
+    {IPPROTO_IPV6, IPV6_CHECKSUM, true},
+    {IPPROTO_IPV6, IPV6_HDRINCL, true},
+    {SOL_PACKET, PACKET_ADD_MEMBERSHIP, true},
+    {SOL_PACKET, PACKET_DROP_MEMBERSHIP, true},
+    {SOL_PACKET, PACKET_RX_RING, true},
+    {SOL_PACKET, PACKET_STATISTICS, false},
+    {SOL_PACKET, PACKET_AUXDATA, true},
+    {SOL_PACKET, PACKET_VERSION, true},
+    {SOL_PACKET, PACKET_HDRLEN, false},
+    {SOL_PACKET, PACKET_RESERVE, true},
+    {SOL_PACKET, PACKET_COPY_THRESH, true},
+    {SOL_PACKET, PACKET_TIMESTAMP, true},
+    {SOL_PACKET, PACKET_FANOUT, true},
+    {SOL_PACKET, PACKET_IGNORE_OUTGOING, true},
 };
 
 // Control messages a guest may send with its data.

@@ -46,11 +46,7 @@ Result<std::string> address_of(int fd, NameCall call) {
 }
 
 Result<RefPtr<Socket>> make(int family, int type, int protocol, u32 flags) {
-  if (type == SOCK_RAW) {
-    if (caller_capable == nullptr || !caller_capable(CAP_NET_RAW)) return Errno::kPerm;
-    STUB("raw socket", protocol);  // the sentry has no capability to make one
-    return Errno::kPerm;
-  }
+  if (type == SOCK_RAW) return raw_socket(family, type, protocol, flags);
   if (type != SOCK_STREAM && type != SOCK_DGRAM) return Errno::kSocktnosupport;
   bool known =
       protocol == 0 || (type == SOCK_STREAM && protocol == IPPROTO_TCP) ||
@@ -145,6 +141,11 @@ void register_inet() {
     register_family(
         family, {[family](int type, int protocol, u32 flags) { return make(family, type, protocol, flags); }, nullptr});
   }
+  auto make_packet = [](int type, int protocol, u32 flags) -> Result<RefPtr<Socket>> {
+    if (type != SOCK_RAW && type != SOCK_DGRAM) return Errno::kSocktnosupport;
+    return raw_socket(AF_PACKET, type, protocol, flags);
+  };
+  register_family(AF_PACKET, {make_packet, nullptr});
 }
 
 }  // namespace sbx::net

@@ -36,6 +36,7 @@ class InetSocket : public Socket {
 
  protected:
   ~InetSocket() override;
+  int host_fd() const { return fd_.get(); }
 
  private:
   Result<size_t> receive_kept(ReceiveRequest& request);
@@ -50,6 +51,12 @@ class InetSocket : public Socket {
   fiber::HostWatch watch_;
 };
 
+// Makes a non-blocking raw or packet socket of the container's network namespace: the gofer, as the sentry has no
+// capability. Set once at start.
+extern std::function<Result<UniqueFd>(int family, int type, int protocol)> make_raw_socket;
+// The socket of a raw family for the calling task: kPerm without CAP_NET_RAW (raw(7), packet(7); raw_socket.cc).
+Result<RefPtr<Socket>> raw_socket(int family, int type, int protocol, u32 flags);
+
 // What the host says of an interface of the container's network namespace (netdevice(7)).
 struct InterfaceFacts {
   i32 index = 0;
@@ -61,7 +68,7 @@ struct InterfaceFacts {
 // kNodev.
 Result<InterfaceFacts> interface_facts(const std::string& name);
 
-// Once, at start.
+// Once, at start: internet and packet sockets.
 void register_inet();
 // AF_NETLINK: routing and socket diagnosis, questions only (netlink_socket.cc). Once, at start.
 void register_netlink();

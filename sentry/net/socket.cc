@@ -108,6 +108,11 @@ Result<std::pair<RefPtr<Socket>, RefPtr<Socket>>> make_socket_pair(int family, i
   return maker->make_pair(split.first, protocol, split.second);
 }
 
+Result<std::string> Socket::ask_option(int level, int name, std::string_view) {
+  STUB("socket option with a question", level * 1000 + name);
+  return Errno::kNoprotoopt;
+}
+
 Result<size_t> Socket::read(vfs::Sink& sink, u64*) {
   ReceiveRequest request{sink};
   return receive(request);

@@ -71,9 +71,11 @@ class Socket : public vfs::File {
   virtual Result<void> shutdown(int how) = 0;
   virtual Result<std::string> local_address() = 0;
   virtual Result<std::string> peer_address() = 0;
-  // get_option answers at most max bytes.
+  // get_option answers at most max bytes. The value of SO_ATTACH_FILTER is the program's instructions.
   virtual Result<void> set_option(int level, int name, std::string_view value) = 0;
   virtual Result<std::string> get_option(int level, int name, size_t max) = 0;
+  // get_option for those whose value is a question first: PACKET_HDRLEN.
+  virtual Result<std::string> ask_option(int level, int name, std::string_view question);
 
   // SO_RCVTIMEO, SO_SNDTIMEO in ns for the caller's loop; 0: none.
   u64 receive_timeout = 0, send_timeout = 0;

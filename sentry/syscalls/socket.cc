@@ -1,4 +1,7 @@
 // Sockets: making, naming, connecting, options. The data calls are in socket_msg.cc.
+#include <linux/filter.h>
+#include <linux/if_packet.h>
+
 #include <algorithm>
 
 #include "sentry/syscalls/handlers.h"
@@ -130,6 +133,15 @@ Result<i64> sys_setsockopt(Task& task, Fd fd, Int level, Int name, InBuf value_a
   if (static_cast<i32>(length) < 0) return Errno::kInval;
   auto socket = TRY(get_socket(task, fd.n));
   std::string value(std::min<size_t>(length, kMaxOption), '\0');
+  if (level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
+    if (length != sizeof(sock_fprog)) return Errno::kInval;
+    const auto program = TRY(In<sock_fprog>{value_addr.addr}.read(task));
+    if (program.len == 0 || program.len > BPF_MAXINSNS) return Errno::kInval;
+    value.resize(program.len * sizeof(sock_filter));
+    TRY(task.memory().read(reinterpret_cast<u64>(program.filter), value.data(), value.size()));
+    TRY(socket->set_option(level, name, value));
+    return 0;
+  }
   if (!value.empty()) TRY(task.memory().read(value_addr.addr, value.data(), value.size()));
   TRY(socket->set_option(level, name, value));
   return 0;
@@ -139,7 +151,14 @@ Result<i64> sys_getsockopt(Task& task, Fd fd, Int level, Int name, OutBuf value_
   auto socket = TRY(get_socket(task, fd.n));
   const i32 room = TRY(In<i32>{length_addr.addr}.read(task));
   if (room < 0) return Errno::kInval;
-  auto value = TRY(socket->get_option(level, name, std::min(static_cast<size_t>(room), kMaxOption)));
+  std::string value;
+  if (level == SOL_PACKET && name == PACKET_HDRLEN) {
+    value.resize(std::min<size_t>(static_cast<size_t>(room), sizeof(i32)));
+    if (!value.empty()) TRY(task.memory().read(value_addr.addr, value.data(), value.size()));
+    value = TRY(socket->ask_option(level, name, value));
+  } else {
+    value = TRY(socket->get_option(level, name, std::min(static_cast<size_t>(room), kMaxOption)));
+  }
   if (!value.empty()) TRY(task.memory().write(value_addr.addr, value.data(), value.size()));
   TRY(Out<i32>{length_addr.addr}.write(task, static_cast<i32>(value.size())));
   return 0;

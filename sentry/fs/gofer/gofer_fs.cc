@@ -173,4 +173,15 @@ Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view ki
   return Errno::kInval;
 }
 
+Result<UniqueFd> raw_socket(wire::Client& client, int family, int type, int protocol) {
+  wire::RawSocketRequest m;
+  m.family = static_cast<u32>(family);
+  m.type = static_cast<u32>(type);
+  m.protocol = static_cast<u32>(protocol);
+  UniqueFd fd;
+  TRY(client.call(m, -1, &fd));
+  if (!fd) return Errno::kIo;
+  return fd;
+}
+
 }  // namespace sbx::fs::gofer

@@ -116,5 +116,7 @@ class GoferFs final : public vfs::FileSystem {
 // The text of a file of /proc/PID of a host process of the sandbox, through the gofer: "maps", "smaps", "smaps_rollup",
 // "statm", "stat", "status", "io". pid: in the sandbox's own pid namespace. kInval: another name.
 Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view kind);
+// A raw or packet socket of the container's network namespace.
+Result<UniqueFd> raw_socket(wire::Client& client, int family, int type, int protocol);
 
 }  // namespace sbx::fs::gofer
