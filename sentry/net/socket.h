@@ -80,6 +80,8 @@ class Socket : public vfs::File {
   // SO_RCVTIMEO, SO_SNDTIMEO in ns for the caller's loop; 0: none.
   u64 receive_timeout = 0, send_timeout = 0;
 
+  bool tells_async() const override { return true; }
+
   // read(2) and write(2) on a socket.
   Result<size_t> read(vfs::Sink& sink, u64* offset) override;
   Result<size_t> write(vfs::Source& source, u64* offset) override;

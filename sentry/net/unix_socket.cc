@@ -14,9 +14,10 @@ namespace {
 constexpr size_t kPathOffset = offsetof(sockaddr_un, sun_path);
 constexpr size_t kMaxBacklog = 4096;  // net.core.somaxconn
 
-std::unordered_map<std::string, UnixSocket*>& abstract_names() {
-  static auto* all = new std::unordered_map<std::string, UnixSocket*>;
-  return *all;
+// Each type of socket has its own abstract names (net/unix/af_unix.c: the hash has the type in it).
+std::unordered_map<std::string, UnixSocket*>& abstract_names(int type) {
+  static auto* all = new std::unordered_map<std::string, UnixSocket*>[SOCK_SEQPACKET + 1];
+  return all[type];
 }
 
 Identity identity() { return caller_identity != nullptr ? caller_identity() : Identity{0, 0, 0}; }
@@ -57,7 +58,9 @@ UnixSocket::UnixSocket(int type, u32 flags)
 
 UnixSocket::~UnixSocket() {
   if (bound_) bound_->socket = nullptr;
-  if (!name_.empty() && name_.size() > kPathOffset && name_[kPathOffset] == '\0') abstract_names().erase(name_);
+  // An accepted socket has the listener's name and is not what the name leads to.
+  auto named = abstract_names(type()).find(name_);
+  if (named != abstract_names(type()).end() && named->second == this) abstract_names(type()).erase(named);
   stop_waiting();
   detach_peer();
   for (UnixSocket* follower : std::exchange(followers_, {})) {
@@ -96,6 +99,7 @@ void UnixSocket::detach_peer() {
 
 // The other end of a stream is gone: what it sent stays readable.
 void UnixSocket::peer_closed(bool reset) {
+  peer_name_ = peer_->name_;  // what is left to read still says whom it is from
   peer_ = nullptr;
   shut_ = kNoReceive | kNoSend;
   if (reset) error_ = Errno::kConnreset;
@@ -110,7 +114,7 @@ Result<void> UnixSocket::auto_bind() {
   static u32 next = 0;
   for (u32 tries = 0; tries < 0x100000; ++tries) {
     std::string address = address_of(std::string(1, '\0') + str_printf("%05x", next++ & 0xfffff));
-    if (!abstract_names().emplace(address, this).second) continue;
+    if (!abstract_names(type()).emplace(address, this).second) continue;
     name_ = std::move(address);
     return {};
   }
@@ -127,7 +131,7 @@ Result<void> UnixSocket::bind(const vfs::WalkContext& ctx, u32 umask, std::strin
   if (name.empty()) return auto_bind();
   if (name[0] == '\0') {
     std::string full = address_of(name);
-    if (!abstract_names().emplace(full, this).second) return Errno::kAddrinuse;
+    if (!abstract_names(type()).emplace(full, this).second) return Errno::kAddrinuse;
     name_ = std::move(full);
     return {};
   }
@@ -149,8 +153,8 @@ Result<UnixSocket*> UnixSocket::find(const vfs::WalkContext& ctx, std::string_vi
   if (name.empty()) return Errno::kInval;
   UnixSocket* found = nullptr;
   if (name[0] == '\0') {
-    auto it = abstract_names().find(address_of(name));
-    if (it != abstract_names().end()) found = it->second;
+    auto it = abstract_names(type()).find(address_of(name));
+    if (it != abstract_names(type()).end()) found = it->second;
   } else {
     vfs::Path path = TRY(vfs::resolve(ctx, name));
     TRY(vfs::check_path_access(*ctx.creds, path, vfs::kMayWrite));

@@ -212,6 +212,7 @@ Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
     }
     if (*moved < n || had_files) break;
   }
+  request.address = peer_ != nullptr ? peer_->name_ : peer_name_;
   return done;
 }
 

@@ -329,6 +329,10 @@ void GuestThreadImpl::set_pending(u64 pending_set) {
   if (host_) __atomic_store_n(&host_->slot().pending, pending_set, __ATOMIC_SEQ_CST);
 }
 
+u64 GuestThreadImpl::robust_list() const {
+  return host_ && !lost_ ? __atomic_load_n(&host_->slot().robust_head, __ATOMIC_RELAXED) : 0;
+}
+
 u64 GuestThreadImpl::signal_mask() const {
   return host_ ? __atomic_load_n(&host_->slot().sigmask, __ATOMIC_SEQ_CST) : mask_;
 }

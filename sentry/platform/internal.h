@@ -150,6 +150,7 @@ class GuestThreadImpl final : public GuestThread {
   void kick() override;
   bool in_sentry() const override;
   void set_pending(u64 pending_set) override;
+  u64 robust_list() const override;
   u64 signal_mask() const override;
   void set_signal_mask(u64 mask) override;
   void set_identity(const Identity& id) override;

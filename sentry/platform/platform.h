@@ -184,6 +184,8 @@ class GuestThread {
   // one.
   virtual void set_pending(u64 pending_set) = 0;
   // The guest's signal mask: owned by the guest (tier 0), also settable while the thread is in the sentry.
+  // The address given to set_robust_list(2), which the stub answers; 0: none.
+  virtual u64 robust_list() const = 0;
   virtual u64 signal_mask() const = 0;
   virtual void set_signal_mask(u64 mask) = 0;
 

@@ -99,6 +99,22 @@ i32 get_owner(const vfs::File& file) {
   return owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
 }
 
+void watch_async(vfs::File& file, int fd) {
+  fiber::WaitQueue* queue = (file.flags() & O_ASYNC) != 0 ? file.wait_queue() : nullptr;
+  if (queue == nullptr) {
+    file.async_watch.reset();
+    return;
+  }
+  if (file.async_watch) return;
+  // The file's own queue goes with the file, and its waiters leave it then.
+  file.async_watch = std::make_unique<fiber::Waiter>([&file, fd] {
+    if (!file.async_owner) return;
+    if (u32 events = file.readiness(); events != 0) file.async_owner->send_sigio(fd, events);
+  });
+  file.async_watch->join(*queue);
+  (void)file.readiness();  // a host socket is told of room only if somebody wants it
+}
+
 Result<void> set_owner_signal(vfs::File& file, u64 signo) {
   if (signo > signal::kMaxSignal) return Errno::kInval;
   file.async_signal = static_cast<int>(signo);

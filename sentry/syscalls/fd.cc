@@ -8,6 +8,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/fs/anon/memfd.h"
 #include "sentry/fs/pipe/pipe.h"
+#include "sentry/net/socket.h"
 #include "sentry/syscalls/async_owner.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/ioctl_caller.h"
@@ -185,20 +186,22 @@ Result<i64> duplicate(Task& task, RefPtr<vfs::File> file, u64 least, bool cloexe
   return TRY(task.fds->add(std::move(file), cloexec, task.nofile_limit(), static_cast<int>(least)));
 }
 
-Result<i64> set_status_flags(Task& task, vfs::File& file, u64 flags) {
+Result<i64> set_status_flags(Task& task, Fd fd, vfs::File& file, u64 flags) {
   constexpr u32 kSettable = O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK;
   u32 wanted = static_cast<u32>(flags) & kSettable;
   if ((wanted & O_NOATIME) && !(file.flags() & O_NOATIME)) {
     auto attr = TRY(file.attr());
     if (attr.uid != task.creds->fsuid && !task.creds->capable(CAP_FOWNER)) return Errno::kPerm;
   }
+  if (!file.tells_async()) wanted &= ~u32{O_ASYNC};
   file.set_flags((file.flags() & ~kSettable) | wanted);
+  watch_async(file, fd.n);
   return 0;
 }
 
 Result<i64> fcntl_open_only(Task& task, Fd fd, vfs::File& file, i32 command, u64 arg) {
   switch (command) {
-    case F_SETFL: return set_status_flags(task, file, arg);
+    case F_SETFL: return set_status_flags(task, fd, file, arg);
     case F_GETLK: return get_lock(task, file, arg, false);
     case F_SETLK: return set_lock(task, fd, file, arg, false, vfs::LockWait::kNo);
     case F_SETLKW: return set_lock(task, fd, file, arg, false, vfs::LockWait::kYes);
@@ -263,9 +266,21 @@ Result<i64> sys_ioctl(Task& task, Fd fd, Hex command, ULong arg) {
     case FIOASYNC: {
       i32 on = TRY(In<i32>{arg}.read(task));
       u32 flag = cmd == FIONBIO ? O_NONBLOCK : O_ASYNC;
+      if (cmd == FIOASYNC && on && !file->tells_async()) return Errno::kNotty;
       file->set_flags(on ? file->flags() | flag : file->flags() & ~flag);
+      watch_async(*file, fd.n);
       return 0;
     }
+    case FIOSETOWN:
+    case SIOCSPGRP:
+      if (ref_cast<net::Socket>(file) == nullptr) break;
+      TRY(set_owner(task, *file, TRY(In<i32>{arg}.read(task))));
+      return 0;
+    case FIOGETOWN:
+    case SIOCGPGRP:
+      if (ref_cast<net::Socket>(file) == nullptr) break;
+      TRY(Out<i32>{arg}.write(task, get_owner(*file)));
+      return 0;
     default: break;
   }
   IoctlDoor caller(task);

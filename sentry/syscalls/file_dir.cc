@@ -23,7 +23,7 @@ Result<i64> list_entries(Task& task, Fd fd, OutBuf to, u32 size, Put put) {
   if (file->inode() == nullptr || file->inode()->type() != S_IFDIR) return Errno::kNotdir;
   if (file->path().dentry->deleted()) return Errno::kNoent;
   constexpr size_t kMost = 65536;
-  const size_t room = std::min<size_t>(size, kMost);
+  const size_t room = size > INT32_MAX ? 0 : std::min<size_t>(size, kMost);  // the kernel counts in an int
   auto buffer = std::make_unique_for_overwrite<u8[]>(room);
   size_t used = 0;
   bool too_small = false;

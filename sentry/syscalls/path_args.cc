@@ -6,6 +6,7 @@ namespace sbx::syscalls {
 
 Result<NameAt> name_at(Task& task, DirFd dirfd, UserPath path) {
   auto text = TRY(path.read(task));
+  if (text.empty()) return Errno::kNoent;  // before anything is said of dirfd
   auto start = TRY(task.walk_context_at(dirfd.n, text));
   return NameAt{std::move(start), std::move(text)};
 }
@@ -20,6 +21,7 @@ Result<vfs::Path> resolve_at(Task& task, DirFd dirfd, UserPath path, u64 at_flag
   if ((at_flags & AT_EMPTY_PATH) && path.addr == 0) return place_of(task, dirfd);
   auto text = TRY(path.read(task));
   if (text.empty() && (at_flags & AT_EMPTY_PATH)) return place_of(task, dirfd);
+  if (text.empty()) return Errno::kNoent;
   if (at_flags & AT_SYMLINK_NOFOLLOW) follow = false;
   if (at_flags & AT_SYMLINK_FOLLOW) follow = true;
   auto start = TRY(task.walk_context_at(dirfd.n, text));

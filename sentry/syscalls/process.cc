@@ -7,6 +7,7 @@
 
 #include "sentry/base/counters.h"
 #include "sentry/loader/elf.h"
+#include "sentry/fs/anon/pidfd.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/seccomp.h"
 #include "sentry/syscalls/usage.h"
@@ -77,6 +78,21 @@ Result<i64> do_exec(Task& task, int dirfd, const std::string& path, u64 argv, u6
   return task::exec_task(task, std::move(args));
 }
 
+// CLONE_PIDFD: the descriptor is there, and its number written, before the child can run (clone(2)).
+Result<i64> clone_with_pidfd(Task& task, task::CloneArgs& args, u64 number_addr) {
+  if ((args.flags & (CLONE_THREAD | CLONE_DETACHED)) != 0) return Errno::kInval;
+  auto pidfd = make_ref<fs::anon::PidFd>(nullptr, 0u);
+  const i32 fd = TRY(task.fds->add(pidfd, true, task.nofile_limit()));
+  args.made = [&](Task& child) {
+    pidfd->set_group(child.group);
+    if (child.fds != task.fds) (void)child.fds->close(fd);  // it was copied with the others
+  };
+  Result<i64> result = Errno::kFault;
+  if (Out<i32>{number_addr}.write(task, fd)) result = do_clone(task, args);
+  if (!result) (void)task.fds->close(fd);
+  return result;
+}
+
 }  // namespace
 
 Result<i64> sys_clone(Task& task, Hex flags, UserAddr stack, UserAddr parent_tid, UserAddr child_tid, ULong tls) {
@@ -87,11 +103,9 @@ Result<i64> sys_clone(Task& task, Hex flags, UserAddr stack, UserAddr parent_tid
   args.parent_tid = parent_tid.addr;
   args.child_tid = child_tid.addr;
   args.tls = tls;
-  if ((args.flags & CLONE_PIDFD) != 0) {
-    STUB("clone CLONE_PIDFD", args.flags);
-    return Errno::kInval;
-  }
-  return do_clone(task, args);
+  if ((args.flags & CLONE_PIDFD) == 0) return do_clone(task, args);
+  if ((args.flags & CLONE_PARENT_SETTID) != 0) return Errno::kInval;  // both are told by parent_tid
+  return clone_with_pidfd(task, args, parent_tid.addr);
 }
 
 Result<i64> sys_fork(Task& task) {
@@ -117,9 +131,11 @@ Result<i64> sys_clone3(Task& task, UserAddr user_args, Size size) {
     TRY(task.memory().read(user_args.addr + at, &word, std::min<u64>(8, size - at)));
     if (word != 0) return Errno::kTooBig;
   }
-  if ((in.flags & (CLONE_PIDFD | CLONE_INTO_CGROUP)) != 0 || in.set_tid_size != 0) {
+  constexpr u64 kKnown = 0xffffffff | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+  if ((in.flags & ~kKnown) != 0 || (in.flags & CLONE_DETACHED) != 0) return Errno::kInval;
+  if ((in.flags & CLONE_INTO_CGROUP) != 0 || in.set_tid_size != 0) {
     STUB("clone3", in.flags);
-    return Errno::kInval;
+    return in.set_tid_size != 0 ? Errno::kPerm : Errno::kInval;
   }
   if ((in.flags & CSIGNAL) != 0 || (in.exit_signal & ~static_cast<u64>(CSIGNAL)) != 0) return Errno::kInval;
   if ((in.stack == 0) != (in.stack_size == 0)) return Errno::kInval;
@@ -130,7 +146,7 @@ Result<i64> sys_clone3(Task& task, UserAddr user_args, Size size) {
   args.parent_tid = in.parent_tid;
   args.child_tid = in.child_tid;
   args.tls = in.tls;
-  return do_clone(task, args);
+  return (in.flags & CLONE_PIDFD) != 0 ? clone_with_pidfd(task, args, in.pidfd) : do_clone(task, args);
 }
 
 Result<i64> sys_unshare(Task& task, Hex flags) {

@@ -8,25 +8,23 @@
 namespace sbx::syscalls {
 
 Result<i64> sys_futex(Task&, UserAddr, Int op, UInt, ULong, UserAddr, UInt) {
-  // Priority inheritance needs the guest's ids to be the host's; glibc falls back (ENOTSUP from pthread).
+  // What the stub does not know: FUTEX_WAIT_REQUEUE_PI and the like, which the C libraries do without.
   STUB("futex", op);
   return Errno::kNosys;
 }
 
 Result<i64> sys_set_tid_address(Task& task, UserAddr) { return task.tid; }
 
-Result<i64> sys_set_robust_list(Task& task, UserAddr head, Size length) {
-  if (length != 24) return Errno::kInval;  // sizeof(struct robust_list_head)
-  task.robust_list = head.addr;
-  return 0;
-}
+// The stub has refused it: a bad length.
+Result<i64> sys_set_robust_list(Task&, UserAddr, Size) { return Errno::kInval; }
 
 Result<i64> sys_get_robust_list(Task& task, Pid pid, OutBuf head, OutBuf length) {
   Task* target = pid.n == 0 ? &task : task::kernel().find_task(pid.n);
   if (target == nullptr) return Errno::kSrch;
   u64 size = 24;
   TRY(task.memory().write(length.addr, &size, sizeof(size)));
-  TRY(task.memory().write(head.addr, &target->robust_list, sizeof(u64)));
+  const u64 list = target->thread->robust_list();
+  TRY(task.memory().write(head.addr, &list, sizeof(list)));
   return 0;
 }
 

@@ -25,12 +25,17 @@ Result<void> check_namespaces(const Task& task, u64 flags) {
   return {};
 }
 
+constexpr u64 kTaskSizeMax = (1ull << 47) - kPageSize;
+
 Result<void> check_flags(const Task& task, const CloneArgs& args) {
   const u64 f = args.flags;
   if ((f & CLONE_SIGHAND) != 0 && (f & CLONE_VM) == 0) return Errno::kInval;
   if ((f & CLONE_THREAD) != 0 && (f & CLONE_SIGHAND) == 0) return Errno::kInval;
   if ((f & CLONE_NEWNS) != 0 && (f & CLONE_FS) != 0) return Errno::kInval;
   if ((f & CLONE_PARENT) != 0 && kernel().init == task.group) return Errno::kInval;
+  if ((f & CLONE_CLEAR_SIGHAND) != 0 && (f & CLONE_SIGHAND) != 0) return Errno::kInval;
+  // arch_prctl(ARCH_SET_FS)'s rule, do_arch_prctl_64.
+  if ((f & CLONE_SETTLS) != 0 && args.tls >= kTaskSizeMax) return Errno::kPerm;
   if (args.exit_signal != 0 && !signal::valid(args.exit_signal)) return Errno::kInval;
   TRY(check_namespaces(task, f));
   return {};
@@ -133,6 +138,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   child->fiber->owner = child;
   recalc_pending(*child);
 
+  if (args.made) args.made(*child);
   task.resumed = true;
   task.vfork_child = tid;
   task.thread->resume_clone(request, *child->thread);

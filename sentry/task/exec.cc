@@ -217,7 +217,6 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
   group.posix_timers.reset();
   leave_memory(group);
   task.comm = prepared.comm;
-  task.robust_list = 0;
   group.vfork_done = true;
   group.vfork_queue.wake_all();
   recalc_pending(task);

@@ -94,7 +94,8 @@ struct CloneArgs {
   int exit_signal = 0;
   u64 stack = 0;  // new stack pointer or 0
   u64 parent_tid = 0, child_tid = 0, tls = 0;
-  RefPtr<vfs::File>* pidfd = nullptr;
+  // Called when the child is made and before it or the caller goes on; cannot fail.
+  std::function<void(Task& child)> made = {};
 };
 // Makes the child and resumes the caller's thread with it (task.resumed). Returns the child's tid.
 Result<i64> clone_task(Task& task, const CloneArgs& args);

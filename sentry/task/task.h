@@ -50,7 +50,6 @@ class Task {
   i32 nice = 0;
   u32 sched_policy = 0;  // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE: shown, not enforced
   u32 personality = 0;   // personality(2)
-  u64 robust_list = 0;
   bool resumed = false;  // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
   bool exited = false;
   i32 vfork_child = 0;  // pid of the child a vfork waits for

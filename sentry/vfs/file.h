@@ -80,8 +80,12 @@ class File : public RefCounted {
   // Extra lines of /proc/PID/fdinfo/N.
   virtual std::string fdinfo() { return {}; }
 
+  // O_ASYNC means something: pipes, sockets, terminals, inotify (Linux: those with a fasync operation). Not what a
+  // signal itself makes ready.
+  virtual bool tells_async() const { return false; }
   RefPtr<AsyncOwner> async_owner;
   int async_signal = 0;
+  std::unique_ptr<fiber::Waiter> async_watch;  // while O_ASYNC is set
 
   // The blocking loop: repeats `attempt` (returning Result<T>) while it answers kAgain and the file is blocking.
   // Interrupted: kRestartSys. `events`: what must become ready (POLLIN...), for observers only.

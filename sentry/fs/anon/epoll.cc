@@ -37,7 +37,7 @@ struct Epoll::Item {
   u32 ready_mask() const {
     u32 wanted = events & ~kPrivateBits;
     if (wanted == 0) return 0;  // a fired EPOLLONESHOT
-    return file->readiness() & (wanted | EPOLLERR | EPOLLHUP);
+    return file->readiness() & wanted;
   }
 };
 
@@ -143,7 +143,7 @@ Result<void> Epoll::control(int op, int fd, const RefPtr<vfs::File>& file, const
       if (inner != nullptr) TRY(check_nesting(*inner));
       auto owned = std::make_unique<Item>(*this, fd, file.get());
       Item& item = *owned;
-      item.events = event.events;
+      item.events = event.events | EPOLLERR | EPOLLHUP;  // always, fs/eventpoll.c
       item.data = event.data.u64;
       items_[{fd, file.get()}] = std::move(owned);
       Item::watchers()[file.get()].push_back(&item);
@@ -157,7 +157,7 @@ Result<void> Epoll::control(int op, int fd, const RefPtr<vfs::File>& file, const
       if (it == items_.end()) return Errno::kNoent;
       Item& item = *it->second;
       if (item.events & EPOLLEXCLUSIVE) return Errno::kInval;
-      item.events = event.events;
+      item.events = event.events | EPOLLERR | EPOLLHUP;
       item.data = event.data.u64;
       // As an edge: MOD reports a state that was reported before.
       if (item.ready_mask() != 0) item_woken(item);

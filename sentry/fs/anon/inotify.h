@@ -14,6 +14,7 @@ class Inotify final : public vfs::File {
   Result<size_t> read(vfs::Sink& sink, u64* offset) override;
   u32 readiness() override { return events_.empty() ? 0 : POLLIN | POLLRDNORM; }
   fiber::WaitQueue* wait_queue() override { return &queue_; }
+  bool tells_async() const override { return true; }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
   std::string fdinfo() override;
 

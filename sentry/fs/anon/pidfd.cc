@@ -9,7 +9,7 @@ PidFd::PidFd(RefPtr<task::ThreadGroup> group, u32 flags)
     : File(anon_path("[pidfd]"), O_RDWR | flags), group_(std::move(group)) {}
 
 u32 PidFd::readiness() {
-  if (!group_->zombie) return 0;
+  if (!group_ || !group_->zombie) return 0;
   return POLLIN | POLLRDNORM | (group_->group ? 0 : POLLHUP);
 }
 

@@ -29,6 +29,7 @@ class SlaveFile final : public vfs::File {
   Result<size_t> write(vfs::Source& source, u64*) override { return tty_->slave_write(source); }
   u32 readiness() override { return tty_->slave_readiness(); }
   fiber::WaitQueue* wait_queue() override { return &tty_->slave_queue; }
+  bool tells_async() const override { return true; }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override {
     return tty_->ioctl(caller, cmd, arg, false);
   }
@@ -47,6 +48,7 @@ class MasterFile final : public vfs::File {
   Result<size_t> write(vfs::Source& source, u64*) override { return tty_->master_write(source); }
   u32 readiness() override { return tty_->master_readiness(); }
   fiber::WaitQueue* wait_queue() override { return &tty_->master_queue; }
+  bool tells_async() const override { return true; }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
   Tty& tty() { return *tty_; }
 

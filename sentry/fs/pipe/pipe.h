@@ -39,6 +39,7 @@ class PipeFile final : public vfs::File {
   Result<size_t> write(vfs::Source& source, u64* offset) override;
   u32 readiness() override;
   fiber::WaitQueue* wait_queue() override;
+  bool tells_async() const override { return true; }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
 
   // The pipe behind a file, or null (F_SETPIPE_SZ, splice).

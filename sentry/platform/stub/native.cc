@@ -143,6 +143,70 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
   }
 }
 
+constexpr u32 kFutexTid = 0x3fffffff, kFutexDied = 0x40000000, kFutexWaiters = 0x80000000;
+
+// FUTEX_LOCK_PI, LOCK_PI2 and TRYLOCK_PI (futex(2)): the host does not know the guest's thread ids, so the word is kept
+// here, as the kernel would (futex_lock_pi_atomic), and waited for natively. Priorities are not inherited: the guest has
+// none that matter. Who had to wait leaves the bit for waiters set: others may still be waiting.
+i64 lock_pi(Context& ctx, u32 op, u32 flags) {
+  Slot& slot = *ctx.slot;
+  const u64 at = ctx.args[0];
+  const u32 tid = static_cast<u32>(slot.identity.tid);
+  if ((at & 3) != 0) return -kEinval;
+  TimeSpec deadline{};
+  if (ctx.args[3] != 0 && op != 8) {
+    if (!copy_in(&deadline, ctx.args[3], sizeof(deadline))) return -kEfault;
+    if (bad_time(deadline)) return -kEinval;
+  }
+  const bool timed = ctx.args[3] != 0 && op != 8;
+  // LOCK_PI's clock is the realtime one, LOCK_PI2's is told.
+  const u64 wait_op = 9 | (flags & 128u) | (op == 6 ? 256u : flags & 256u);
+  u32 waited = 0, value = 0;
+  if (!copy_in(&value, at, 4)) return -kEfault;
+  for (;;) {
+    u32 desired = value | kFutexWaiters;
+    if ((value & kFutexTid) == tid) return -kEdeadlk;
+    const bool takes = (value & kFutexTid) == 0;
+    if (takes) desired = tid | (value & (kFutexDied | kFutexWaiters)) | waited;
+    if (!takes && op == 8) return -kEagain;
+    if (desired != value) {
+      u32 seen = 0;
+      u64 done = stub_cas4(reinterpret_cast<u32*>(at), value, desired, &seen);
+      if (done == 2) return -kEfault;
+      if (done == 1) {
+        value = seen;
+        continue;
+      }
+    }
+    if (takes) return 0;
+    i64 slept = blocking(ctx, true, [&] {
+      return stub_blocking(kNrFutex, at, wait_op, desired, timed ? reinterpret_cast<u64>(&deadline) : 0, 0, ~0u,
+                           &slot.kick);
+    });
+    if (slept != 0 && slept != -kEagain) return slept;
+    waited = kFutexWaiters;
+    if (!copy_in(&value, at, 4)) return -kEfault;
+  }
+}
+
+// All who wait are woken: the first of them might be killed before it takes the lock.
+i64 unlock_pi(Context& ctx, u32 flags) {
+  const u64 at = ctx.args[0];
+  if ((at & 3) != 0) return -kEinval;
+  u32 value = 0;
+  if (!copy_in(&value, at, 4)) return -kEfault;
+  for (;;) {
+    if ((value & kFutexTid) != static_cast<u32>(ctx.slot->identity.tid)) return -kEperm;
+    u32 seen = 0;
+    u64 done = stub_cas4(reinterpret_cast<u32*>(at), value, 0, &seen);
+    if (done == 2) return -kEfault;
+    if (done == 0) break;
+    value = seen;
+  }
+  sys6(kNrFutex, at, 1 | (flags & 128u), 0x7fffffff);
+  return 0;
+}
+
 bool do_futex(Context& ctx, i64& ret) {
   Slot& slot = *ctx.slot;
   const u64* a = ctx.args;
@@ -158,6 +222,10 @@ bool do_futex(Context& ctx, i64& ret) {
       if ((flags & 256) != 0) return false;
       ret = sys6(kNrFutex, a[0], a[1], a[2], a[3], a[4], a[5]);
       return true;
+    case 6:
+    case 8:
+    case 13: ret = lock_pi(ctx, op, flags); return true;
+    case 7: ret = unlock_pi(ctx, flags); return true;
     case 0:
     case 9: break;
     default: return false;

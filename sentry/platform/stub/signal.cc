@@ -17,6 +17,19 @@ u64 fp_bytes(u64 fpstate) {
   return sw.magic1 == kFpMagic1 && sw.extended_size > 512 && sw.extended_size < 16384 ? sw.extended_size : 512;
 }
 
+// What the host will load is the initial state: a handler begins with that (fpu__clear_user_states). PKRU stays, which
+// is not among what starts anew.
+void clear_fp(u64& fpstate) {
+  constexpr u64 kPkru = 1 << 9;
+  constexpr u32 kDefaultMxcsr = 0x1f80;
+  if (fp_bytes(fpstate) <= 576) {
+    fpstate = 0;  // the kernel then starts from the initial state
+    return;
+  }
+  *reinterpret_cast<u64*>(fpstate + 512) &= kPkru;
+  *reinterpret_cast<u32*>(fpstate + 24) = kDefaultMxcsr;
+}
+
 struct Frame {
   u64 restorer;
   UContext uc;
@@ -135,6 +148,7 @@ bool build_frame(Context& ctx) {
     slot.altstack_sp = slot.altstack_size = 0;
     slot.altstack_flags = 2;
   }
+  if (fpstate != 0) clear_fp(ctx.uc->mc.fpstate);
   regs.rsp = sp;
   regs.rip = d.handler;
   regs.rdi = static_cast<u64>(d.signo);
