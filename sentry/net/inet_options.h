@@ -29,6 +29,7 @@ constexpr HostOption kHostOptions[] = {
     {SOL_SOCKET, SO_SNDBUF, true},
     {SOL_SOCKET, SO_RCVBUF, true},
     {SOL_SOCKET, SO_KEEPALIVE, true},
+    {SOL_SOCKET, SO_NO_CHECK, true},
     {SOL_SOCKET, SO_OOBINLINE, true},
     {SOL_SOCKET, SO_PRIORITY, true},
     {SOL_SOCKET, SO_LINGER, true},

@@ -11,7 +11,7 @@
 namespace sbx::net {
 namespace {
 
-constexpr size_t kLeastBuffer = 4608, kMostBuffer = 2 * 212992;
+constexpr size_t kLeastSend = 4608, kLeastReceive = 2304, kMostBuffer = 2 * 212992;
 constexpr int kPeerGroups = 59, kPassPidfd = 76, kPeerPidfd = 77;
 
 std::string bytes_of(const void* value, size_t n, size_t max) {
@@ -35,6 +35,7 @@ bool plain_flag(int name) {
     case SO_BROADCAST:
     case SO_KEEPALIVE:
     case SO_OOBINLINE:
+    case SO_NO_CHECK:
     case SO_REUSEPORT:
     case SO_TIMESTAMP: return true;
     default: return false;
@@ -60,18 +61,20 @@ Result<void> UnixSocket::set_option(int level, int name, std::string_view value)
     return {};
   }
   // Linux doubles what is asked for (socket(7)).
-  auto buffer = [n] { return std::clamp<size_t>(n < 0 ? 0 : static_cast<size_t>(n) * 2, kLeastBuffer, kMostBuffer); };
+  auto buffer = [n](size_t least) {
+    return std::clamp<size_t>(n < 0 ? 0 : static_cast<size_t>(n) * 2, least, kMostBuffer);
+  };
   switch (name) {
     case SO_PASSCRED: pass_credentials_ = n != 0; return {};
     case SO_SNDBUF:
     case SO_SNDBUFFORCE:
-      send_buffer_ = buffer();
+      send_buffer_ = buffer(kLeastSend);
       queue_.wake_all();
       return {};
     case SO_RCVBUF:
-    case SO_RCVBUFFORCE: receive_buffer_ = buffer(); return {};
+    case SO_RCVBUFFORCE: receive_buffer_ = buffer(kLeastReceive); return {};
+    case SO_RCVLOWAT: receive_least_ = n < 0 ? INT32_MAX : std::max(n, 1); return {};
     case SO_PRIORITY:
-    case SO_RCVLOWAT:
       if (n != 0 && n != 1) STUB("unix socket option", name);
       return {};
     default: STUB("unix socket option", name); return Errno::kNoprotoopt;
@@ -92,7 +95,7 @@ Result<std::string> UnixSocket::get_option(int level, int name, size_t max) {
     case SO_SNDBUF: return number(static_cast<i32>(send_buffer_), max);
     case SO_RCVBUF: return number(static_cast<i32>(receive_buffer_), max);
     case SO_PASSCRED: return number(pass_credentials_, max);
-    case SO_RCVLOWAT: return number(1, max);
+    case SO_RCVLOWAT: return number(receive_least_, max);
     case SO_SNDLOWAT: return number(1, max);
     case SO_PRIORITY: return number(0, max);
     case SO_LINGER: return bytes_of(linger_, sizeof(linger_), max);

@@ -196,6 +196,7 @@ Result<RefPtr<Socket>> UnixSocket::accept(u32 flags) {
   RefPtr<UnixSocket> socket = std::move(backlog_.front());
   backlog_.pop_front();
   socket->set_flags(O_RDWR | flags);
+  socket->accepted_ = true;
   drained();
   return RefPtr<Socket>(socket);
 }
@@ -211,6 +212,7 @@ Result<void> UnixSocket::connect_stream(UnixSocket& listener) {
   own_identity_ = identity();
   auto server = make_ref<UnixSocket>(type(), 0u);
   make_peers(*this, *server);
+  server->accepted_ = false;
   server->own_identity_ = listener.own_identity_;
   server->name_ = listener.name_;
   server->bound_path_ = listener.bound_path_;

@@ -11,8 +11,12 @@ constexpr size_t kStreamPiece = 65536;     // one message of a stream holds at m
 constexpr size_t kSmallestPiece = 512;     // room for later small writes to join
 constexpr size_t kMaxQueuedPackets = 512;  // net.unix.max_dgram_qlen
 
-Identity sender_identity(const SendRequest& request) {
+constexpr u32 kNobody = 65534;  // the overflow id
+
+// Linux notes who sends only if one of the two ends asks for it, or the other is not accepted yet (maybe_add_creds).
+Identity sender_identity(const SendRequest& request, bool wanted) {
   if (request.credentials) return *request.credentials;
+  if (!wanted) return Identity{0, kNobody, kNobody};
   return caller_identity != nullptr ? caller_identity() : Identity{0, 0, 0};
 }
 
@@ -70,7 +74,7 @@ Result<size_t> UnixSocket::send_packet(UnixSocket& to, SendRequest& request) {
   message.sender = name_;
   message.files = std::move(request.files);
   files_in_flight += message.files.size();
-  message.identity = sender_identity(request);
+  message.identity = sender_identity(request, pass_credentials_ || to.pass_credentials_ || !to.accepted_);
   to.inbox_charge_ += message.charge();
   to.inbox_bytes_ += n;
   to.inbox_.push_back(std::move(message));
@@ -82,7 +86,7 @@ Result<size_t> UnixSocket::send_stream(SendRequest& request) {
   if (state_ != State::kConnected) return Errno::kNotconn;
   if ((shut_ & kNoSend) || peer_ == nullptr || (peer_->shut_ & kNoReceive)) return Errno::kPipe;
   UnixSocket& to = *peer_;
-  Identity from = sender_identity(request);
+  Identity from = sender_identity(request, pass_credentials_ || to.pass_credentials_ || !to.accepted_);
   size_t done = 0;
   while (request.data.left() > 0) {
     size_t room = to.room_for(*this);
@@ -167,7 +171,6 @@ Result<size_t> UnixSocket::receive_packet(ReceiveRequest& request) {
   }
   size_t whole = message.length;
   if (n < whole) request.out_flags |= MSG_TRUNC;
-  if (type() == SOCK_SEQPACKET) request.out_flags |= MSG_EOR;
   request.address = message.sender;
   if (pass_credentials_) request.credentials = message.identity;
   if (peek) {
@@ -184,7 +187,20 @@ Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
   bool peek = request.flags & MSG_PEEK;
   size_t done = 0, peeked = 0;
   bool first = true;
-  if (request.data.left() == 0) return size_t{0};
+  // A blocking call waits for what SO_RCVLOWAT asks for, unless nothing more can come.
+  const bool waits = !nonblocking() && !(request.flags & MSG_DONTWAIT) && !(shut_ & kNoReceive) && error_ == Errno::kNone;
+  const size_t least = std::min(static_cast<size_t>(receive_least_), request.data.left());
+  if (waits && inbox_bytes_ < least) return Errno::kAgain;
+  if (request.data.left() == 0) {  // the first message's credentials and descriptors come all the same
+    Message& message = inbox_.front();
+    if (pass_credentials_) request.credentials = message.identity;
+    request.files = message.files;
+    if (!peek) {
+      files_in_flight -= message.files.size();
+      message.files.clear();
+    }
+    return size_t{0};
+  }
   while (request.data.left() > 0 && peeked < inbox_.size()) {
     Message& message = inbox_[peeked];
     // One call never mixes senders that can be told apart, and stops at descriptors (unix(7)).

@@ -35,16 +35,16 @@ void SigInfo::encode(u8 out[128]) const {
       case SIGSEGV:
       case SIGBUS:
       case SIGTRAP: store(16, addr); return;
-      case SIGIO:
-        store(16, band);
-        store(24, fd);
-        return;
       case SIGSYS:
         store(16, addr);
         store(24, static_cast<i32>(value));
         store(28, static_cast<u32>(0xc000003e));  // AUDIT_ARCH_X86_64
         return;
-      default: break;
+      default:
+        if (code > POLL_HUP) break;  // siginfo_layout(): also with the signals of F_SETSIG
+        store(16, band);
+        store(24, fd);
+        return;
     }
   }
   if (code == SI_KERNEL && (signo == SIGSEGV || signo == SIGBUS || signo == SIGILL)) {

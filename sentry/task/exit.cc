@@ -77,7 +77,12 @@ void hang_up_orphaned_groups(ThreadGroup& dying) {
   for (const auto& child : dying.children) {
     if (child->group && child->group != dying.group) touched.push_back(child->group);
   }
-  touched.push_back(dying.group);
+  // Its own only if it was a link: that its parent is in another group of the session (kill_orphaned_pgrp).
+  const ThreadGroup* parent = dying.parent;
+  if (parent != nullptr && parent->group && parent->group != dying.group &&
+      parent->group->session == dying.group->session) {
+    touched.push_back(dying.group);
+  }
   for (const auto& group : touched) {
     bool stopped = std::any_of(group->members.begin(), group->members.end(),
                                [&](ThreadGroup* m) { return m != &dying && m->stop_signal != 0; });
