@@ -94,6 +94,7 @@ constexpr HostOption kHostOptions[] = {
     {IPPROTO_IPV6, IPV6_DONTFRAG, true},
     {IPPROTO_IPV6, IPV6_ADDRFORM, false},
     {IPPROTO_IPV6, IPV6_UNICAST_IF, true},
+    {IPPROTO_IPV6, 74 /* IPV6_RECVORIGDSTADDR */, true},
     {IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, true},
     {IPPROTO_IPV6, MCAST_JOIN_GROUP, true},
     {IPPROTO_IPV6, MCAST_LEAVE_GROUP, true},

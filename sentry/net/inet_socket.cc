@@ -83,10 +83,14 @@ Result<void> InetSocket::listen(int backlog) {
 }
 
 Result<RefPtr<Socket>> InetSocket::accept(u32 flags) {
-  UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  sockaddr_storage peer{};
+  socklen_t n = sizeof(peer);
+  UniqueFd fd(::accept4(fd_.get(), reinterpret_cast<sockaddr*>(&peer), &n, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!fd) return errno == EINTR ? Errno::kAgain : last_errno();
   made.add();
-  return RefPtr<Socket>(make_ref<InetSocket>(std::move(fd), flags, family(), type(), protocol()));
+  auto socket = make_ref<InetSocket>(std::move(fd), flags, family(), type(), protocol());
+  socket->accepted_from.assign(reinterpret_cast<const char*>(&peer), std::min<size_t>(n, sizeof(peer)));
+  return RefPtr<Socket>(std::move(socket));
 }
 
 Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes) {

@@ -61,10 +61,10 @@ void decode_control(msghdr& message, std::vector<ControlMessage>& to) {
 Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   if (!request.files.empty() || request.credentials) return Errno::kInval;
   const bool stream = type() == SOCK_STREAM;
-  if (!stream && request.data.left() > kMaxDatagram) return Errno::kMsgsize;
   alignas(cmsghdr) u8 control[kMaxControl];
   const size_t control_used = TRY(encode_control(request.control, control));
-  const size_t want = std::min(request.data.left(), kBuffer);
+  // One byte more than a datagram can have is enough for the host to refuse it, and to tell its error queue so.
+  const size_t want = std::min(request.data.left(), stream ? kBuffer : kMaxDatagram + 1);
   size_t n = 0;
   if (want > 0) {
     n = TRY(request.data.get(buffer(), want));

@@ -16,6 +16,8 @@ namespace {
 
 COUNTER(connected, "net.host_unix", "connections to AF_UNIX sockets of the host");
 
+COUNTER(accepted, "net.host_unix_accepted", "connections of the host to AF_UNIX sockets of guests");
+
 constexpr size_t kBuffer = 64 * 1024;
 constexpr size_t kMaxPacket = 256 * 1024;
 // A blocking connect waits for room in the listener's backlog; nobody tells when there is.
@@ -44,7 +46,7 @@ Result<std::unique_ptr<HostPeer>> HostPeer::connect(vfs::Inode& inode, int type,
     if (self->interrupted()) return Errno::kRestartSys;
   }
   connected.add();
-  return std::unique_ptr<HostPeer>(new HostPeer(std::move(fd), type));
+  return std::make_unique<HostPeer>(std::move(fd), type);
 }
 
 void HostPeer::watch(fiber::WaitQueue& queue) {
@@ -144,5 +146,31 @@ Identity HostPeer::identity() const {
   if (::getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &who, &n) != 0) return {};
   return {0, who.uid, who.gid};
 }
+
+Result<std::unique_ptr<HostListener>> HostListener::make(int type) {
+  UniqueFd fd(::socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd) return last_errno();
+  return std::unique_ptr<HostListener>(new HostListener(std::move(fd), type));
+}
+
+Result<void> HostListener::listen(int backlog, fiber::WaitQueue& queue) {
+  if (::listen(fd_.get(), backlog) != 0) return last_errno();
+  if (!watch_.watching()) TRY(watch_.watch(fd_.get(), EPOLLIN, [&queue](u32) { queue.wake_all(); }));
+  return {};
+}
+
+Result<std::unique_ptr<HostPeer>> HostListener::accept() {
+  UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!fd) return errno == EINTR ? Errno::kAgain : last_errno();
+  accepted.add();
+  return std::make_unique<HostPeer>(std::move(fd), type_);
+}
+
+bool HostListener::readable() const {
+  pollfd p{fd_.get(), POLLIN, 0};
+  return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
+}
+
+void HostListener::shut() { (void)::shutdown(fd_.get(), SHUT_RDWR); }
 
 }  // namespace sbx::net

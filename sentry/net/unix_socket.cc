@@ -136,7 +136,15 @@ Result<void> UnixSocket::bind(const vfs::WalkContext& ctx, u32 umask, std::strin
     return {};
   }
   vfs::NewNode node;
-  node.mode = S_IFSOCK | (0777 & ~umask);
+  // The socket's own bits: fchmod(2) before bind(2) is how programs make it private (unix_bind_bsd).
+  node.mode = S_IFSOCK | (TRY(attr()).mode & 07777 & ~umask);
+  std::unique_ptr<HostListener> listener;
+  if (!datagram()) {
+    node.host_socket = [&] {
+      if (auto socket = HostListener::make(type())) listener = std::move(*socket);
+      return listener ? listener->fd() : -1;
+    };
+  }
   auto made = vfs::make_node(ctx, name, node);
   if (!made) return made.error() == Errno::kExist ? Errno::kAddrinuse : made.error();
   if (!name_.empty()) return Errno::kInval;  // another thread, while make_node waited
@@ -145,6 +153,7 @@ Result<void> UnixSocket::bind(const vfs::WalkContext& ctx, u32 umask, std::strin
   made->inode()->special_state() = bound_;
   bound_path_ = *made;
   name_ = address_of(name);
+  host_listener_ = std::move(listener);
   return {};
 }
 
@@ -171,7 +180,7 @@ Result<std::string> UnixSocket::local_address() { return name_.empty() ? address
 
 Result<std::string> UnixSocket::peer_address() {
   if (state_ != State::kConnected) return Errno::kNotconn;
-  if (host_) return peer_name_;
+  if (host_) return peer_name_.empty() ? address_of({}) : peer_name_;
   if (peer_ != nullptr) return peer_->name_.empty() ? address_of({}) : peer_->name_;
   if (datagram()) return Errno::kNotconn;
   return peer_name_.empty() ? address_of({}) : peer_name_;
@@ -186,13 +195,23 @@ Result<void> UnixSocket::listen(int backlog) {
   backlog_max_ = backlog < 0 ? kMaxBacklog : std::min<size_t>(static_cast<size_t>(backlog), kMaxBacklog);
   own_identity_ = identity();
   drained();
+  if (host_listener_) TRY(host_listener_->listen(static_cast<int>(backlog_max_), queue_));
   return {};
 }
 
 Result<RefPtr<Socket>> UnixSocket::accept(u32 flags) {
   if (datagram()) return Errno::kOpnotsupp;
   if (state_ != State::kListening || (shut_ & kNoReceive)) return Errno::kInval;
-  if (backlog_.empty()) return Errno::kAgain;
+  if (backlog_.empty()) {
+    if (!host_listener_) return Errno::kAgain;
+    auto host = TRY(host_listener_->accept());
+    auto socket = make_ref<UnixSocket>(type(), flags);
+    socket->own_identity_ = own_identity_;
+    socket->name_ = name_;
+    socket->bound_path_ = bound_path_;
+    socket->attach(std::move(host));
+    return RefPtr<Socket>(socket);
+  }
   RefPtr<UnixSocket> socket = std::move(backlog_.front());
   backlog_.pop_front();
   socket->set_flags(O_RDWR | flags);
@@ -262,14 +281,18 @@ Result<void> UnixSocket::connect_to_host(const vfs::WalkContext& ctx, std::strin
   if (path.inode()->type() != S_IFSOCK) return Errno::kConnrefused;
   auto host = TRY(HostPeer::connect(*path.inode(), type(), *ctx.creds, nonblocking()));
   if (host_ || state_ != State::kFresh) return Errno::kIsconn;  // another thread meanwhile
+  attach(std::move(host));
+  peer_name_ = std::string(address);
+  return {};
+}
+
+void UnixSocket::attach(std::unique_ptr<HostPeer> host) {
   host_ = std::move(host);
   host_->watch(queue_);
   peer_identity_ = host_->identity();
-  peer_name_ = std::string(address);
   state_ = State::kConnected;
   error_ = Errno::kNone;
   queue_.wake_all();
-  return {};
 }
 
 Result<void> UnixSocket::shutdown(int how) {
@@ -277,6 +300,7 @@ Result<void> UnixSocket::shutdown(int how) {
   if (!datagram() && state_ == State::kFresh) return Errno::kNotconn;
   if (datagram() && state_ != State::kConnected) return Errno::kNotconn;
   if (host_) return host_->shutdown(how);
+  if (host_listener_ && how != SHUT_WR) host_listener_->shut();
   bool receive = how != SHUT_WR, send = how != SHUT_RD;
   if (receive) shut_ |= kNoReceive;
   if (send) shut_ |= kNoSend;
@@ -325,7 +349,10 @@ u32 UnixSocket::readiness() {
   if (error_ != Errno::kNone) mask |= POLLERR;
   if ((shut_ & (kNoReceive | kNoSend)) == (kNoReceive | kNoSend)) mask |= POLLHUP;
   if (shut_ & kNoReceive) mask |= POLLRDHUP | POLLIN | POLLRDNORM;
-  if (state_ == State::kListening) return backlog_.empty() ? mask : mask | POLLIN | POLLRDNORM;
+  if (state_ == State::kListening) {
+    const bool any = !backlog_.empty() || (host_listener_ && host_listener_->readable());
+    return any ? mask | POLLIN | POLLRDNORM : mask;
+  }
   if (!inbox_.empty()) mask |= POLLIN | POLLRDNORM;
   if (!datagram() && state_ == State::kFresh) mask |= POLLHUP;
   bool room = peer_ == nullptr || peer_->roomy(*this);

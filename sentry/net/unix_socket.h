@@ -12,6 +12,7 @@
 namespace sbx::net {
 
 class UnixSocket;
+class HostListener;
 class HostPeer;
 
 // What the inode of a bound path holds.
@@ -68,6 +69,7 @@ class UnixSocket final : public Socket {
   Result<void> auto_bind();
   Result<void> connect_datagram(UnixSocket& target);
   Result<void> connect_stream(UnixSocket& listener);
+  void attach(std::unique_ptr<HostPeer> host);
   Result<void> connect_to_host(const vfs::WalkContext& ctx, std::string_view address);
   Result<size_t> send_stream(SendRequest& request);
   Result<size_t> send_packet(UnixSocket& to, SendRequest& request);
@@ -102,6 +104,8 @@ class UnixSocket final : public Socket {
 
   // Connected to a socket of the host: data and readiness are that one's (unix_host.h), names are ours.
   std::unique_ptr<HostPeer> host_;
+  // Its name is also one of the host's.
+  std::unique_ptr<HostListener> host_listener_;
 
   std::deque<RefPtr<UnixSocket>> backlog_;
   size_t backlog_max_ = 0;

@@ -11,6 +11,7 @@
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/path_args.h"
 #include "sentry/syscalls/user_io.h"
+#include "sentry/vfs/notify.h"
 
 namespace sbx::syscalls {
 namespace {
@@ -36,6 +37,7 @@ Result<i64> list_entries(Task& task, Fd fd, OutBuf to, u32 size, Put put) {
       return n > 0;
     };
     TRY(file->read_dir(std::ref(emit)));
+    vfs::notify_file(*file, IN_ACCESS);
   }
   if (used == 0) {
     if (too_small) return Errno::kInval;

@@ -99,7 +99,7 @@ Result<i64> sys_pread64(Task& task, Fd fd, OutBuf to, Size n, Off offset) {
   auto file = TRY(task.fds->get(fd.n));
   At at = TRY(at_offset(*file, offset));
   if (!file->readable()) return Errno::kBadf;
-  if (static_cast<i64>(n) < 0) return Errno::kInval;
+  if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;
   return do_read(task, *file, UserBuffers(to.addr, n), at);
 }
 
@@ -108,7 +108,7 @@ Result<i64> sys_pwrite64(Task& task, Fd fd, InBuf from, Size n, Off offset) {
   auto file = TRY(task.fds->get(fd.n));
   At at = TRY(at_offset(*file, offset));
   if (!file->writable()) return Errno::kBadf;
-  if (static_cast<i64>(n) < 0) return Errno::kInval;
+  if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;  // rw_verify_area
   return do_write(task, *file, UserBuffers(from.addr, n), at);
 }
 

@@ -307,8 +307,9 @@ Result<i64> sys_capset(Task& task, InBuf header_ptr, InBuf data) {
 
 Result<i64> sys_personality(Task& task, ULong persona) {
   constexpr u32 kQuery = 0xffffffff;
-  // Linux's own and its 32-bit face (uname), with the flag that debuggers set; others would change how programs run.
-  constexpr u32 kKnown = 0x0040000 | 0x0008;  // ADDR_NO_RANDOMIZE, PER_LINUX32
+  // The low byte says whose programs they are and only changes uname (PER_LINUX32); ADDR_NO_RANDOMIZE is what debuggers
+  // set; SHORT_INODE and WHOLE_SECONDS do nothing in Linux either. Others would change how programs run.
+  constexpr u32 kKnown = 0x0040000 | 0x1000000 | 0x2000000 | 0xff;
   const u32 wanted = static_cast<u32>(persona), old = task.personality;
   if (wanted == kQuery) return old;
   if ((wanted & ~kKnown) != 0) {

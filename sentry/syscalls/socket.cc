@@ -87,10 +87,14 @@ Result<i64> sys_accept4(Task& task, Fd fd, OutBuf addr, UserAddr length_addr, He
   auto socket = TRY(wait_for_socket(*listener, Wait::kYes, listener->receive_timeout, "accept",
                                     [&] { return listener->accept(status); }));
   if (addr.addr != 0) {
-    auto peer = socket->peer_address();
-    if (!peer) return Errno::kConnaborted;
-    TRY(write_address(task, *peer, addr.addr, length_addr.addr));
+    if (socket->accepted_from.empty()) {
+      auto peer = socket->peer_address();
+      if (!peer) return Errno::kConnaborted;
+      socket->accepted_from = std::move(*peer);
+    }
+    TRY(write_address(task, socket->accepted_from, addr.addr, length_addr.addr));
   }
+  socket->accepted_from = {};
   return add_socket(task, std::move(socket), flags.v & SOCK_CLOEXEC);
 }
 

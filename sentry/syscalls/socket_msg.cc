@@ -19,7 +19,8 @@ constexpr size_t kMaxControl = 20480;  // net.core.optmem_max
 constexpr u32 kMaxMessages = 1024;     // of one sendmmsg or recvmmsg
 constexpr u32 kScmRights = 1, kScmCredentials = 2;
 
-Wait wait_of(u32 flags) { return flags & MSG_DONTWAIT ? Wait::kNo : Wait::kYes; }
+// The error queue is never waited for (inet_recv_error).
+Wait wait_of(u32 flags) { return flags & (MSG_DONTWAIT | MSG_ERRQUEUE) ? Wait::kNo : Wait::kYes; }
 
 // --- sending ---
 

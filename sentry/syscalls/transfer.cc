@@ -115,6 +115,7 @@ Result<i64> copy_all(Task& task, vfs::File& in, Offset& from, vfs::File& out, Of
 }  // namespace
 
 Result<i64> sys_sendfile(Task& task, Fd out_fd, Fd in_fd, UserAddr offset, Size length) {
+  if (static_cast<i64>(length) < 0) return Errno::kInval;
   auto in = TRY(readable(task, in_fd));
   Offset from = TRY(Offset::of(task, *in, offset.addr));
   auto out = TRY(writable(task, out_fd));

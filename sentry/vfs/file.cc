@@ -13,11 +13,14 @@ File::~File() {
   if (i == nullptr) return;
   if (i->has_locks()) i->locks().release_file(this);
   if (counted_writer_) --i->write_count();
-  if (opened_) notify_file(*this, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
+  if (!opened_) return;
+  notify_file(*this, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
+  if (--i->opened == 0) notify_unused(*i);
 }
 
 void File::mark_opened() {
   opened_ = true;
+  ++inode()->opened;
   if (writable() && inode()->type() == S_IFREG) {
     counted_writer_ = true;
     ++inode()->write_count();

@@ -27,6 +27,9 @@ struct NewNode {
   u32 uid = 0, gid = 0;
   u64 rdev = 0;        // devices
   std::string target;  // symbolic links
+  // Sockets: makes the host's socket that is to be bound to the name, where the file system may do that; -1: none. Called
+  // at most once; the caller owns it, and the creation fails if it cannot be bound.
+  std::function<int()> host_socket = {};
 };
 
 // What a permission check needs to know.
@@ -101,6 +104,8 @@ class Inode : public RefCounted {
   // Advisory locks (flock, POSIX, OFD), made on first use.
   FileLocks& locks();
   bool has_locks() const { return locks_ != nullptr; }
+  // Open descriptions (File::mark_opened), for the time of IN_DELETE_SELF.
+  u32 opened = 0;
   // Inotify watches on this inode; null until the first (vfs/notify.h).
   std::shared_ptr<void> notify_state;
   // What the driver of a special file keeps with it (the pipe of a FIFO, the socket bound to a name); null at first.

@@ -11,6 +11,7 @@ namespace {
 
 struct State {
   std::vector<NotifyWatch*> watches;
+  bool nameless = false;  // its end is told when it is closed
 };
 
 State* state_of(Inode& inode) { return static_cast<State*>(inode.notify_state.get()); }
@@ -66,6 +67,18 @@ void dentry_event(Dentry& dentry, u32 events, u32 cookie) {
   inode_event(*dentry.inode(), events, cookie, {});
 }
 
+void unused(Inode& inode) {
+  if (!inode.notify_state || !state_of(inode)->nameless) return;
+  inode_event(inode, IN_DELETE_SELF, 0, {});
+  inode_event(inode, IN_IGNORED, 0, {});
+}
+
+void lost_last_name(Inode& inode) {
+  if (!inode.notify_state) return;
+  state_of(inode)->nameless = true;
+  if (inode.opened == 0) unused(inode);
+}
+
 void removed(Dentry& dentry) {
   Inode* inode = dentry.inode();
   if (inode == nullptr) return;
@@ -78,8 +91,7 @@ void removed(Dentry& dentry) {
       inode_event(*inode, IN_ATTRIB, 0, {});
     } else {
       if (is_dir == 0) inode_event(*inode, IN_ATTRIB, 0, {});
-      inode_event(*inode, IN_DELETE_SELF, 0, {});
-      inode_event(*inode, IN_IGNORED, 0, {});
+      lost_last_name(*inode);
     }
   }
   if (Dentry* parent = dentry.parent(); parent != nullptr && parent->inode() != nullptr)

@@ -39,6 +39,9 @@ extern u64 watches;  // in the whole system
 void dentry_event(Dentry& dentry, u32 events, u32 cookie);
 void inode_event(Inode& inode, u32 events, u32 cookie, std::string_view name);
 void removed(Dentry& dentry);
+// The last name of the object is gone: its own end, now or when nobody has it open any more (d_delete, iput).
+void lost_last_name(Inode& inode);
+void unused(Inode& inode);
 }  // namespace notify_detail
 
 inline bool notify_active() { return notify_detail::watches != 0; }
@@ -58,6 +61,10 @@ inline void notify_self(Inode& inode, u32 events) {
 // A name was removed: IN_DELETE in its directory; IN_DELETE_SELF and IN_IGNORED if it was the last name of the object.
 inline void notify_removed(Dentry& dentry) {
   if (notify_active()) notify_detail::removed(dentry);
+}
+// Nobody has it open any more: the end of one whose last name is gone.
+inline void notify_unused(Inode& inode) {
+  if (notify_active()) notify_detail::unused(inode);
 }
 inline void notify_file(const File& file, u32 events) {
   if (notify_active() && file.path().dentry) notify_detail::dentry_event(*file.path().dentry, events, 0);

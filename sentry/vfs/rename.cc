@@ -108,8 +108,10 @@ struct Rename {
     if (!gone.notify_state) return;
     auto attr = gone.attr();
     bool last = target->is_dir() || !attr || attr->nlink == 0;
-    notify_self(gone, last ? IN_DELETE_SELF : IN_ATTRIB);
-    if (last) notify_self(gone, IN_IGNORED);
+    if (last)
+      notify_detail::lost_last_name(gone);
+    else
+      notify_self(gone, IN_ATTRIB);
   }
 };
 

@@ -77,7 +77,13 @@ Result<void> set_attr(const Credentials& creds, const Path& path, SetAttr change
   }
   if ((change.mask & kTimes) != 0) TRY(check_times(creds, *inode, now, change));
   TRY(inode->set_attr(change));
-  notify_dentry(*path.dentry, IN_ATTRIB);
+  // Only one of the times: as if by the access that would have set it (fsnotify_change).
+  u32 event = IN_ATTRIB;
+  const bool access = (change.mask & (SetAttr::kAtime | SetAttr::kAtimeNow)) != 0;
+  const bool modify = (change.mask & (SetAttr::kMtime | SetAttr::kMtimeNow)) != 0;
+  if ((change.mask & ~kTimes) == 0 && access != modify)
+    event = access ? IN_ACCESS : IN_MODIFY;
+  notify_dentry(*path.dentry, event);
   return {};
 }
 

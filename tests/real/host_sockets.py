@@ -2,7 +2,8 @@
 """AF_UNIX sockets of the host that a bind mount makes visible: reached where the configuration says so, and nowhere else.
 
 A server here listens on a socket; a program in the container connects to it by the bind mount of the socket itself and
-by that of its directory, sends it 2 MB and reads them back.
+by that of its directory, sends it 2 MB and reads them back. Then a server in a container binds a socket in a mounted
+directory, and programs here and in a second container connect to it.
 """
 import argparse
 import os
@@ -11,6 +12,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../util"))
@@ -103,4 +105,79 @@ with root, tempfile.TemporaryDirectory() as directory:
         failed += 1
         print("FAIL a policy that does not exist: %s %s" % (bad.status, bad.stderr.decode()))
     listener.close()
+
+    # The reverse.
+    SERVER = r"""
+import os, socket
+s = socket.socket(socket.AF_UNIX)
+os.umask(0o027)
+s.bind("/run/dir/own")
+s.listen(4)
+open("/run/dir/ready", "w").close()
+for _ in range(3):
+    c, _ = s.accept()
+    c.sendall(b"served " + c.recv(100))
+    c.close()
+print("done")
+"""
+    INSIDE = r"""
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect("/run/dir/own")
+s.sendall(b"a container")
+print(s.recv(100).decode())
+"""
+
+    def policy_of(policy):
+        return lambda config: config.update(annotations={"org.sbx.host-sockets": policy})
+
+    def ask(text):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20)
+        s.connect(os.path.join(directory, "own"))
+        s.sendall(text)
+        return s.recv(100)
+
+    result = []
+    server = threading.Thread(target=lambda: result.append(
+        sbx.run(["python3", "-c", SERVER], binds=[(directory, "/run/dir")], timeout=60, change=policy_of("all"))))
+    server.start()
+    wait_until = time.monotonic() + 30
+    while not os.path.exists(os.path.join(directory, "ready")) and time.monotonic() < wait_until:
+        time.sleep(0.02)
+    try:
+        made = os.stat(os.path.join(directory, "own"))
+        answers = [oct(made.st_mode), ask(b"the host"), ask(b"the host again")]
+    except OSError as error:
+        answers = [str(error)]
+    other = sbx.run(["python3", "-c", INSIDE], binds=[(directory, "/run/dir")], timeout=60, change=policy_of("all"))
+    answers.append(other.stdout)
+    server.join()
+    answers.append(result[0].stdout)
+    wanted = ["0o140750", b"served the host", b"served the host again", b"served a container\n", b"done\n"]
+    print("%s a server in the container" % ("ok  " if answers == wanted else "FAIL"))
+    if answers != wanted:
+        failed += 1
+        print("%s\n%s\n%s" % (answers, other.stderr.decode(), result[0].stderr.decode()))
+
+    # Not by default: the name is the container's own, and nobody here gets through it.
+    NOT_OUTSIDE = r"""
+import os, socket
+s = socket.socket(socket.AF_UNIX)
+s.bind("/run/dir/private")
+s.listen(1)
+c = socket.socket(socket.AF_UNIX)
+c.connect("/run/dir/private")
+print("inside")
+"""
+    got = sbx.run(["python3", "-c", NOT_OUTSIDE], binds=[(directory, "/run/dir")], timeout=60)
+    try:
+        outside = socket.socket(socket.AF_UNIX)
+        outside.connect(os.path.join(directory, "private"))
+        refused = False
+    except ConnectionRefusedError:
+        refused = True
+    if got.stdout != b"inside\n" or not refused:
+        failed += 1
+        print("FAIL a socket that stays inside: %s %s %s" % (got.stdout, got.stderr.decode(), refused))
 sys.exit(failed != 0)

@@ -224,6 +224,15 @@ Result<RefPtr<vfs::Inode>> GoferInode::create(std::string_view name, const vfs::
     }
     case S_IFIFO:
     case S_IFSOCK: {
+      const bool binds = S_ISSOCK(what.mode) && what.host_socket && gofer_fs().reaches_sockets() && !gofer_fs().exclusive();
+      if (const int socket = binds ? what.host_socket() : -1; socket >= 0) {
+        wire::BindSocketRequest m;
+        m.dir = node_;
+        m.name = wire_name;
+        m.creation = creation_of(what);
+        made.attr = TRY(gofer_fs().call(m, socket)).attr;
+        break;
+      }
       wire::MknodRequest m;
       m.name = wire_name;
       m.creation = creation_of(what);
