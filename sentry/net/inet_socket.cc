@@ -114,6 +114,7 @@ Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes
 
 Result<void> InetSocket::shutdown(int how) {
   if (::shutdown(fd_.get(), how) != 0) return last_errno();
+  if (how != SHUT_WR) receives_no_more_ = true;
   return {};
 }
 

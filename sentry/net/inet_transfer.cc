@@ -126,7 +126,12 @@ Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   message.msg_control = control;
   message.msg_controllen = sizeof(control);
   ssize_t got = ::recvmsg(fd_.get(), &message, static_cast<int>((request.flags & kReceiveFlags) | MSG_DONTWAIT));
-  if (got < 0) return errno == EINTR ? Errno::kAgain : last_errno();
+  if (got < 0) {
+    // Who would wait for a datagram of a socket that was shut down gets an end of file (__skb_wait_for_more_packets).
+    const bool waits = !nonblocking() && !(request.flags & (MSG_DONTWAIT | MSG_ERRQUEUE));
+    if (errno == EAGAIN && !stream && receives_no_more_ && waits) return size_t{0};
+    return errno == EINTR ? Errno::kAgain : last_errno();
+  }
   auto n = static_cast<size_t>(got);
   // With MSG_TRUNC the length is the datagram's; a stream's bytes are then thrown away.
   const bool discarded = stream && (request.flags & MSG_TRUNC);

@@ -203,8 +203,8 @@ Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
   }
   while (request.data.left() > 0 && peeked < inbox_.size()) {
     Message& message = inbox_[peeked];
-    // One call never mixes senders that can be told apart, and stops at descriptors (unix(7)).
-    if (!first && (!message.files.empty() || (pass_credentials_ && !(message.identity == *request.credentials)))) break;
+    // One call never mixes senders that can be told apart, and stops after a message with descriptors.
+    if (!first && pass_credentials_ && !(message.identity == *request.credentials)) break;
     if (pass_credentials_) request.credentials = message.identity;
     size_t n = std::min(message.left(), request.data.left());
     auto moved = put(request.data, message.bytes.get() + message.read, n);

@@ -160,6 +160,7 @@ void GuestThreadImpl::resume_exit() {
   platform_.collect_counters(host_->slot());
   finish(Command::kExit, 0);
   host_->left = true;
+  left_cookies().insert(host_->cookie);
   host_->where = Where::kGone;
   platform_.forget(*host_);
 }

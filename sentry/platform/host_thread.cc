@@ -30,23 +30,30 @@ void PlatformImpl::make_spare_area(u32 index) {
   if (spare_area_) __atomic_store_n(&spare_area_->slot(index).state, u32{kStateNew}, __ATOMIC_RELAXED);  // its page
 }
 
+std::unordered_set<u64>& left_cookies() {
+  static auto* all = new std::unordered_set<u64>;
+  return *all;
+}
+
 SlotArea::~SlotArea() {
+  for (const Left& left : used_) left_cookies().erase(left.cookie);
   if (base_ != nullptr) munmap(base_, kSlotsBytes);
 }
 
 int SlotArea::take() {
+  auto reuse = [this](std::deque<Left>::iterator it) {
+    const Left left = *it;
+    used_.erase(it);
+    left_cookies().erase(left.cookie);
+    return static_cast<int>(left.index);
+  };
   // Left slots first, oldest first: their pages exist already.
-  if (!used_.empty() && __atomic_load_n(&slot(used_.front()).state, __ATOMIC_ACQUIRE) == kStateGone) {
-    u32 index = used_.front();
-    used_.pop_front();
-    return static_cast<int>(index);
+  if (!used_.empty() && __atomic_load_n(&slot(used_.front().index).state, __ATOMIC_ACQUIRE) == kStateGone) {
+    return reuse(used_.begin());
   }
   if (next_ < kMaxSlots) return static_cast<int>(next_++);
   for (auto it = used_.begin(); it != used_.end(); ++it) {
-    if (__atomic_load_n(&slot(*it).state, __ATOMIC_ACQUIRE) != kStateGone) continue;
-    u32 index = *it;
-    used_.erase(it);
-    return static_cast<int>(index);
+    if (__atomic_load_n(&slot(it->index).state, __ATOMIC_ACQUIRE) == kStateGone) return reuse(it);
   }
   return -1;
 }
@@ -92,7 +99,7 @@ HostThread::~HostThread() {
   platform.forget(*this);
   platform.stop_polling(*this);
   std::erase(process->threads, this);
-  if (left) process->area->give_back(index);
+  if (left) process->area->give_back(index, cookie);
   --platform.host_threads;
 }
 

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "sentry/base/unique_fd.h"
@@ -26,6 +27,10 @@ class GuestThreadImpl;
 struct HostThread;
 
 // The shared slots of one guest memory: a memfd mapped here and, at kSlotsBase, in the stub processes.
+// Cookies of threads that were told to exit. The bell of one whose spin ran out just before may still be on its way: it is
+// answered, once, and not taken for a stranger's. An entry goes when its slot is used again, or with the area.
+std::unordered_set<u64>& left_cookies();
+
 class SlotArea : public RefCounted {
  public:
   static RefPtr<SlotArea> make();
@@ -36,13 +41,17 @@ class SlotArea : public RefCounted {
   // A slot whose stack nobody uses any more; -1 if all are taken.
   int take();
   void take(u32 index) { next_ = next_ <= index ? index + 1 : next_; }
-  void give_back(u32 index) { used_.push_back(index); }
+  void give_back(u32 index, u64 cookie) { used_.push_back({index, cookie}); }
 
  private:
+  struct Left {
+    u32 index;
+    u64 cookie;
+  };
   UniqueFd memfd_;
   u8* base_ = nullptr;
   u32 next_ = 0;
-  std::deque<u32> used_;  // left; free once the stub marked them gone
+  std::deque<Left> used_;  // left; free once the stub marked them gone
 };
 
 // While it lives, a stub thread that sleeps in a doorbell is allowed on this CPU only. A descriptor is put into its

@@ -117,6 +117,10 @@ void PlatformImpl::handle(const Notification& n) {
           strangers_.push_back(n.pid);
         return;
       }
+      if (static_cast<RequestKind>(n.kind) != RequestKind::kBind && left_cookies().erase(n.cookie) != 0) {
+        answer(n.id);
+        return;
+      }
       orphans.add();
       if (::kill(n.pid, SIGKILL) != 0) LOG_DEBUG("orphan %d is gone already", n.pid);
       answer(n.id);

@@ -99,7 +99,7 @@ void Task::handle_syscall() {
 void Task::finish_syscall(i64 result) {
   // First, as Linux does unless a signal ended the call (restore_saved_sigmask_unless): what only the temporary mask
   // held back is delivered now, what only it let through has to wait again.
-  restore_mask(*this);
+  if (result != -static_cast<i64>(Errno::kIntr)) restore_mask(*this);
   if (signal_pending(*this)) {
     auto chosen = next_signal(*this);
     if (group->exiting) return;
@@ -109,6 +109,7 @@ void Task::finish_syscall(i64 result) {
       return;
     }
   }
+  restore_mask(*this);
   thread->resume(result);
 }
 
