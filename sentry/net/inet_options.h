@@ -29,6 +29,7 @@ constexpr HostOption kHostOptions[] = {
     {SOL_SOCKET, SO_SNDBUF, true},
     {SOL_SOCKET, SO_RCVBUF, true},
     {SOL_SOCKET, SO_KEEPALIVE, true},
+    {SOL_SOCKET, SO_DETACH_FILTER, true},
     {SOL_SOCKET, SO_NO_CHECK, true},
     {SOL_SOCKET, SO_OOBINLINE, true},
     {SOL_SOCKET, SO_PRIORITY, true},
@@ -138,7 +139,6 @@ constexpr HostOption kHostOptions[] = {
 // More of them for raw and packet sockets (raw(7), packet(7)), in the filter only where the container may have those.
 constexpr HostOption kRawOptions[] = {
     {SOL_SOCKET, SO_ATTACH_FILTER, true},
-    {SOL_SOCKET, SO_DETACH_FILTER, true},
     {SOL_SOCKET, SO_LOCK_FILTER, true},
     {SOL_RAW, 1 /* ICMP_FILTER */, true},
     {SOL_RAW, IPV6_CHECKSUM, true},

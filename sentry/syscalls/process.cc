@@ -87,8 +87,9 @@ Result<i64> clone_with_pidfd(Task& task, task::CloneArgs& args, u64 number_addr)
     pidfd->set_group(child.group);
     if (child.fds != task.fds) (void)child.fds->close(fd);  // it was copied with the others
   };
+  // A write may be left to the stub and fail there: looked at first.
   Result<i64> result = Errno::kFault;
-  if (Out<i32>{number_addr}.write(task, fd)) result = do_clone(task, args);
+  if (In<i32>{number_addr}.read(task) && Out<i32>{number_addr}.write(task, fd)) result = do_clone(task, args);
   if (!result) (void)task.fds->close(fd);
   return result;
 }

@@ -705,3 +705,47 @@ TEST(netlink, questions_only) {
   FAILS(socket(AF_NETLINK, SOCK_STREAM, NETLINK_ROUTE), ESOCKTNOSUPPORT);
   FAILS(socket(AF_NETLINK, SOCK_RAW, 31), EPROTONOSUPPORT);
 }
+
+TEST(inet, accept_what_was_reset) {
+  int port;
+  int fd = listener(&port);
+  int client = OK(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in to = local(port);
+  OK(connect(client, (sockaddr*)&to, sizeof to));
+  int own = port_of(client);
+  linger now{1, 0};
+  OK(setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+  close(client);
+  sleep_ms(20);
+  sockaddr_in from{};
+  socklen_t n = sizeof from;
+  int server = OK(accept(fd, (sockaddr*)&from, &n));
+  CHECK_EQ(n, sizeof from);
+  CHECK_EQ(ntohs(from.sin_port), own);
+  char byte;
+  FAILS(recv(server, &byte, 1, 0), ECONNRESET);
+}
+
+TEST(inet, error_queue_is_not_waited_for) {
+  int fd = bound(SOCK_DGRAM), on = 1;
+  OK(setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof on));
+  char byte;
+  FAILS(recv(fd, &byte, 1, MSG_ERRQUEUE), EAGAIN);
+}
+
+TEST(inet, datagrams_after_shutdown) {
+  int fd = bound(SOCK_DGRAM);
+  sockaddr_in self = local(port_of(fd));
+  OK(connect(fd, (sockaddr*)&self, sizeof self));
+  char byte;
+  std::thread later([&] {
+    sleep_ms(30);
+    OK(shutdown(fd, SHUT_RD));
+  });
+  CHECK_EQ(OK(recv(fd, &byte, 1, 0)), 0);  // who waits hears of it
+  later.join();
+  CHECK_EQ(OK(recv(fd, &byte, 1, 0)), 0);
+  FAILS(recv(fd, &byte, 1, MSG_DONTWAIT), EAGAIN);
+  std::vector<char> big(70000);
+  FAILS(send(fd, big.data(), big.size(), 0), EMSGSIZE);
+}

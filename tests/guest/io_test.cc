@@ -546,3 +546,59 @@ TEST(fds, nonblock_flag_is_shared) {
   FAILS(ioctl(p[0], 0x1234, &one), ENOTTY);
   FAILS(fcntl(p[0], 9999, 0), EINVAL);
 }
+
+TEST(epoll, hang_up_without_being_asked_for) {
+  int e = OK(epoll_create1(0)), p[2];
+  OK(pipe(p));
+  epoll_event event{};
+  event.data.u64 = 7;
+  OK(epoll_ctl(e, EPOLL_CTL_ADD, p[0], &event));
+  CHECK_EQ(epoll_wait(e, &event, 1, 0), 0);
+  close(p[1]);
+  CHECK_EQ(epoll_wait(e, &event, 1, 1000), 1);
+  CHECK_EQ(event.events, EPOLLHUP);
+  CHECK_EQ(event.data.u64, 7);
+}
+
+// IN_DELETE_SELF comes when nobody has the file open any more; one of the times changed alone is an access or a change.
+TEST(inotify, end_of_an_open_file) {
+  spew("watched", "text");
+  int n = OK(inotify_init1(IN_NONBLOCK));
+  int fd = OK(open("watched", O_RDONLY));
+  OK(inotify_add_watch(n, "watched", IN_ATTRIB | IN_DELETE_SELF | IN_ACCESS | IN_MODIFY));
+  auto next = [n] {
+    char buffer[512];
+    std::string got;
+    ssize_t size = read(n, buffer, sizeof buffer);
+    for (ssize_t at = 0; at < size;) {
+      auto* event = (inotify_event*)(buffer + at);
+      got += std::to_string(event->mask) + " ";
+      at += (ssize_t)(sizeof *event + event->len);
+    }
+    return got;
+  };
+  timespec times[2] = {{1000, 0}, {0, UTIME_OMIT}};
+  OK(utimensat(AT_FDCWD, "watched", times, 0));
+  CHECK_STR(next(), std::to_string(IN_ACCESS) + " ");
+  times[0].tv_nsec = UTIME_OMIT;
+  times[1] = {1000, 0};
+  OK(utimensat(AT_FDCWD, "watched", times, 0));
+  CHECK_STR(next(), std::to_string(IN_MODIFY) + " ");
+  OK(unlink("watched"));
+  CHECK_STR(next(), std::to_string(IN_ATTRIB) + " ");
+  close(fd);
+  CHECK_STR(next(), std::to_string(IN_DELETE_SELF) + " " + std::to_string(IN_IGNORED) + " ");
+}
+
+TEST(files_io, limits_of_positions_and_buffers) {
+  int fd = OK(open("f", O_RDWR | O_CREAT, 0644));
+  char byte = 0;
+  FAILS(pwrite(fd, &byte, 1, INT64_MAX), EINVAL);
+  FAILS(pread(fd, &byte, 1, INT64_MAX), EINVAL);
+  iovec vecs[2] = {{&byte, 1}, {(void*)0xffff'8000'0000'0000, 1}};
+  CHECK_EQ(write(fd, "ab", 2), 2);
+  OK(lseek(fd, 0, SEEK_SET));
+  FAILS(readv(fd, vecs, 2), EFAULT);
+  CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+  FAILS(fchmodat(-1, "", 0644, 0), ENOENT);
+}

@@ -1,5 +1,6 @@
 // fork, vfork, exec, wait, exit.
 #include <dirent.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -547,4 +548,37 @@ TEST(process, pidfd) {
   CHECK_EQ(info.si_status, SIGTERM);
   FAILS(syscall(SYS_pidfd_open, 0, 0), EINVAL);
   FAILS(syscall(SYS_pidfd_open, pid, 0), ESRCH);
+}
+
+// CLONE_PIDFD (clone(2), pidfd_open(2)).
+TEST(process, clone_with_a_pidfd) {
+  struct {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+  } args{};
+  int pidfd = -1;
+  args.flags = CLONE_PIDFD;
+  args.pidfd = (uint64_t)&pidfd;
+  args.exit_signal = SIGCHLD;
+  pid_t child = (pid_t)OK(syscall(SYS_clone3, &args, sizeof args));
+  if (child == 0) {
+    // The child has no copy of it.
+    _exit(fcntl(pidfd, F_GETFD) == -1 ? 7 : 1);
+  }
+  CHECK(pidfd >= 0);
+  CHECK_EQ(OK(fcntl(pidfd, F_GETFD)), FD_CLOEXEC);
+  pollfd p{pidfd, POLLIN, 0};
+  CHECK_EQ(OK(poll(&p, 1, 5000)), 1);
+  siginfo_t info{};
+  OK(waitid((idtype_t)3 /* P_PIDFD */, (id_t)pidfd, &info, WEXITED));
+  CHECK_EQ(info.si_pid, child);
+  CHECK_EQ(info.si_status, 7);
+  FAILS(syscall(SYS_clone3, &(args.pidfd = 1, args), sizeof args), EFAULT);
+  args.flags = CLONE_PIDFD | CLONE_DETACHED;
+  FAILS(syscall(SYS_clone3, &args, sizeof args), EINVAL);
+  // The old form tells it where the parent's copy of the id would go.
+  child = (pid_t)OK(syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0));
+  if (child == 0) _exit(0);
+  CHECK(pidfd >= 0);
+  WAIT_OK(child);
+  FAILS(syscall(SYS_clone, CLONE_PIDFD | CLONE_PARENT_SETTID | SIGCHLD, 0, &pidfd, 0, 0), EINVAL);
 }

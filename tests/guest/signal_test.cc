@@ -1,9 +1,12 @@
 // Signals: delivery, masks, queues, frames, interruption of blocking calls.
+#include <asm/sockios.h>
+#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -778,4 +781,118 @@ TEST(signals, sigpipe) {
   CHECK_EQ(hits, 0);
   FAILS(send(s[1], "x", 1, 0), EPIPE);
   CHECK_EQ(hits, 1);
+}
+
+// ---- the floating-point state ----
+
+static uint64_t entry_xmm;
+static uint32_t entry_mxcsr;
+
+// "Signal handlers begin with a clean state" (fpu__clear_user_states), and what was interrupted gets its own back.
+static void look_at_fp(int) {
+  asm volatile("movq %%xmm3, %0; stmxcsr %1" : "=r"(entry_xmm), "=m"(entry_mxcsr));
+  asm volatile("movq %0, %%xmm3" : : "r"(0x55ull) : "xmm3");
+}
+
+TEST(signals, clean_fp_state) {
+  install(SIGUSR1, look_at_fp);
+  pid_t pid = getpid(), tid = (pid_t)syscall(SYS_gettid);
+  uint32_t mxcsr = 0x9f80, default_mxcsr = 0x1f80, mxcsr_after;  // flush to zero
+  uint64_t before = 0xdeadbeeffacefeed, after;
+  long ret;
+  asm volatile(
+      "ldmxcsr %3; movq %4, %%xmm3; syscall; movq %%xmm3, %1; stmxcsr %2; ldmxcsr %8"
+      : "=a"(ret), "=&r"(after), "=m"(mxcsr_after)
+      : "m"(mxcsr), "r"(before), "0"(SYS_tgkill), "D"(pid), "S"(tid), "m"(default_mxcsr), "d"(SIGUSR1)
+      : "rcx", "r11", "xmm3", "memory");
+  CHECK_EQ(ret, 0);
+  CHECK_EQ(entry_xmm, 0);
+  CHECK_EQ(entry_mxcsr, 0x1f80);
+  CHECK_EQ(after, before);
+  CHECK_EQ(mxcsr_after, 0x9f80);
+}
+
+// ---- what a temporary mask holds back ----
+
+TEST(signals, held_back_by_a_temporary_mask) {
+  install(SIGALRM, count);
+  sigset_t blocked;
+  sigprocmask(SIG_SETMASK, nullptr, &blocked);
+  sigaddset(&blocked, SIGALRM);
+  itimerval soon{{0, 0}, {0, 30000}};
+  OK(setitimer(ITIMER_REAL, &soon, nullptr));
+  timespec longer{0, 120'000'000};
+  CHECK_EQ(ppoll(nullptr, 0, &longer, &blocked), 0);
+  CHECK_EQ(hits, 1);  // delivered as soon as the old mask is back
+  OK(setitimer(ITIMER_REAL, &soon, nullptr));
+  int e = OK(epoll_create1(0));
+  epoll_event event;
+  CHECK_EQ(epoll_pwait(e, &event, 1, 120, &blocked), 0);
+  CHECK_EQ(hits, 2);
+}
+
+// ---- O_ASYNC ----
+
+static volatile sig_atomic_t async_fd, async_code;
+static volatile long async_band;
+
+static void on_async(int, siginfo_t* info, void*) {
+  hits = hits + 1;
+  async_fd = info->si_fd;
+  async_code = info->si_code;
+  async_band = info->si_band;
+}
+
+TEST(signals, async_descriptors) {
+  struct sigaction action {};
+  action.sa_sigaction = on_async;
+  action.sa_flags = SA_SIGINFO;
+  OK(sigaction(SIGUSR2, &action, nullptr));
+  OK(sigaction(SIGIO, &action, nullptr));
+  int p[2];
+  OK(pipe(p));
+  OK(fcntl(p[0], F_SETOWN, getpid()));
+  CHECK_EQ(write(p[1], "a", 1), 1);
+  CHECK_EQ(hits, 0);  // not yet asked for
+  OK(fcntl(p[0], F_SETFL, O_ASYNC));
+  CHECK(OK(fcntl(p[0], F_GETFL)) & O_ASYNC);
+  CHECK_EQ(write(p[1], "b", 1), 1);
+  CHECK(eventually([] { return hits == 1; }));
+  OK(fcntl(p[0], F_SETSIG, SIGUSR2));
+  CHECK_EQ(write(p[1], "c", 1), 1);
+  CHECK(eventually([] { return hits == 2; }));
+  CHECK_EQ(async_fd, p[0]);
+  CHECK_EQ(async_code, POLL_IN);
+  CHECK_EQ(async_band, POLLIN | POLLRDNORM);
+  OK(fcntl(p[0], F_SETFL, 0));
+  CHECK_EQ(write(p[1], "d", 1), 1);
+  sleep_ms(20);
+  CHECK_EQ(hits, 2);
+  int pair[2], on = 1, owner = 0;
+  OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+  pid_t self = getpid();
+  OK(ioctl(pair[0], FIOSETOWN, &self));
+  OK(ioctl(pair[0], SIOCGPGRP, &owner));
+  CHECK_EQ(owner, self);
+  OK(ioctl(pair[0], FIOASYNC, &on));
+  CHECK_EQ(write(pair[1], "x", 1), 1);
+  CHECK(eventually([] { return hits >= 3; }));
+}
+
+// A stopped member of the caller's own group is none of an orphaned group's when another member ends.
+TEST(signals, siblings_do_not_hang_up) {
+  if (setpgid(0, 0) != 0 && errno != EPERM) FAIL("setpgid");
+  for (int i = 0; i < 20; i++) {
+    pid_t stopped = spawn([] {
+      for (;;) pause();
+      return 0;
+    });
+    OK(kill(stopped, SIGSTOP));
+    WAIT_OK(spawn([] { return 0; }));
+    OK(kill(stopped, SIGTERM));
+    OK(kill(stopped, SIGCONT));
+    int status = wait_status(stopped);
+    CHECK(WIFSIGNALED(status));
+    CHECK_EQ(WTERMSIG(status), SIGTERM);
+  }
 }

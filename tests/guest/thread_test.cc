@@ -335,3 +335,77 @@ TEST(futex, set_tid_address) {
   t.detach();
   CHECK(eventually([] { return word == 0; }));
 }
+
+// A thread that ends just as its last call comes back must not take the others with it.
+TEST(threads, end_beside_a_busy_one) {
+  int p[2];
+  OK(pipe(p));
+  for (int round = 0; round < 300; round++) {
+    std::atomic<bool> done{false};
+    std::thread reader([&] {
+      char byte;
+      CHECK_EQ(read(p[0], &byte, 1), 1);
+      done = true;
+    });
+    char c = 'x';
+    for (int i = 0; i < 20; i++) FAILS(lseek(p[1], 0, SEEK_CUR), ESPIPE);
+    CHECK_EQ(write(p[1], &c, 1), 1);
+    while (!done) FAILS(lseek(p[1], 0, SEEK_CUR), ESPIPE);
+    for (int i = 0; i < 20; i++) FAILS(lseek(p[1], 0, SEEK_CUR), ESPIPE);
+    reader.join();
+  }
+}
+
+TEST(threads, priority_inheriting_mutex) {
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  CHECK_EQ(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT), 0);
+  CHECK_EQ(pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK), 0);
+  pthread_mutex_t mutex;
+  CHECK_EQ(pthread_mutex_init(&mutex, &attributes), 0);
+  long sum = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; i++)
+    threads.emplace_back([&] {
+      for (int j = 0; j < 3000; j++) {
+        CHECK_EQ(pthread_mutex_lock(&mutex), 0);
+        long now = sum;
+        if (j % 64 == 0) sched_yield();
+        sum = now + 1;
+        CHECK_EQ(pthread_mutex_unlock(&mutex), 0);
+      }
+    });
+  for (auto& t : threads) t.join();
+  CHECK_EQ(sum, 12000);
+  CHECK_EQ(pthread_mutex_lock(&mutex), 0);
+  CHECK_EQ(pthread_mutex_lock(&mutex), EDEADLK);
+  std::thread([&] {
+    CHECK_EQ(pthread_mutex_trylock(&mutex), EBUSY);
+    timespec at;
+    clock_gettime(CLOCK_REALTIME, &at);
+    at.tv_nsec += 20'000'000;
+    if (at.tv_nsec >= 1'000'000'000) at.tv_sec++, at.tv_nsec -= 1'000'000'000;
+    CHECK_EQ(pthread_mutex_timedlock(&mutex, &at), ETIMEDOUT);
+  }).join();
+  CHECK_EQ(pthread_mutex_unlock(&mutex), 0);
+  uint32_t word = 1;  // nobody's: its thread does not exist here, and we are not it
+  FAILS(syscall(SYS_futex, &word, FUTEX_UNLOCK_PI, 0, nullptr, nullptr, 0), EPERM);
+  FAILS(syscall(SYS_futex, (char*)&word + 1, FUTEX_LOCK_PI, 0, nullptr, nullptr, 0), EINVAL);
+}
+
+TEST(threads, robust_list_is_told) {
+  struct {
+    void* next;
+    long offset;
+    void* pending;
+  } head{&head, 0, nullptr};
+  void* got = nullptr;
+  size_t size = 0;
+  OK(syscall(SYS_get_robust_list, 0, &got, &size));
+  void* before = got;
+  OK(syscall(SYS_set_robust_list, &head, sizeof head));
+  OK(syscall(SYS_get_robust_list, 0, &got, &size));
+  CHECK_EQ((long)got, (long)&head);
+  CHECK_EQ(size, sizeof head);
+  OK(syscall(SYS_set_robust_list, before, sizeof head));
+}
