@@ -45,7 +45,7 @@ class InetSocket : public Socket {
   // Somebody may wait for room: the host's news of it matter. Each of its events says also what was there before.
   bool wants_room_ = false;
   bool receives_no_more_ = false;  // shutdown(2)
-  bool connecting_ = false;  // a blocking connect is under way
+  bool connecting_ = false;        // a blocking connect is under way
   // Received from the host and not taken by the guest, because its buffer was bad. Streams only.
   std::string kept_;
   fiber::WaitQueue queue_;

@@ -77,7 +77,8 @@ class Socket : public vfs::File {
   // get_option for those whose value is a question first: PACKET_HDRLEN.
   virtual Result<std::string> ask_option(int level, int name, std::string_view question);
 
-  // Whose connection an accepted socket is, as accept(2) tells it even if it was reset meanwhile; empty: peer_address().
+  // Whose connection an accepted socket is, as accept(2) tells it even if it was reset meanwhile; empty:
+  // peer_address().
   std::string accepted_from;
   // SO_RCVTIMEO, SO_SNDTIMEO in ns for the caller's loop; 0: none.
   u64 receive_timeout = 0, send_timeout = 0;

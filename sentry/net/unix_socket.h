@@ -113,7 +113,7 @@ class UnixSocket final : public Socket {
 
   size_t send_buffer_ = 212992, receive_buffer_ = 212992;
   bool pass_credentials_ = false;
-  bool accepted_ = true;  // false while it is in a backlog
+  bool accepted_ = true;   // false while it is in a backlog
   i32 receive_least_ = 1;  // SO_RCVLOWAT
   u32 plain_options_ = 0;  // SO_* that have a value but no effect here, by number
   i32 linger_[2] = {0, 0};

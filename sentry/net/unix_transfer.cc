@@ -188,7 +188,8 @@ Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
   size_t done = 0, peeked = 0;
   bool first = true;
   // A blocking call waits for what SO_RCVLOWAT asks for, unless nothing more can come.
-  const bool waits = !nonblocking() && !(request.flags & MSG_DONTWAIT) && !(shut_ & kNoReceive) && error_ == Errno::kNone;
+  const bool waits =
+      !nonblocking() && !(request.flags & MSG_DONTWAIT) && !(shut_ & kNoReceive) && error_ == Errno::kNone;
   const size_t least = std::min(static_cast<size_t>(receive_least_), request.data.left());
   if (waits && inbox_bytes_ < least) return Errno::kAgain;
   if (request.data.left() == 0) {  // the first message's credentials and descriptors come all the same

@@ -27,8 +27,8 @@ class GuestThreadImpl;
 struct HostThread;
 
 // The shared slots of one guest memory: a memfd mapped here and, at kSlotsBase, in the stub processes.
-// Cookies of threads that were told to exit. The bell of one whose spin ran out just before may still be on its way: it is
-// answered, once, and not taken for a stranger's. An entry goes when its slot is used again, or with the area.
+// Cookies of threads that were told to exit. The bell of one whose spin ran out just before may still be on its way: it
+// is answered, once, and not taken for a stranger's. An entry goes when its slot is used again, or with the area.
 std::unordered_set<u64>& left_cookies();
 
 class SlotArea : public RefCounted {

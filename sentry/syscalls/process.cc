@@ -6,8 +6,8 @@
 #include <sys/wait.h>
 
 #include "sentry/base/counters.h"
-#include "sentry/loader/elf.h"
 #include "sentry/fs/anon/pidfd.h"
+#include "sentry/loader/elf.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/seccomp.h"
 #include "sentry/syscalls/usage.h"

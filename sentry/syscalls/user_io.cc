@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "sentry/syscalls/socket_args.h"
 #include "sentry/platform/layout.h"
+#include "sentry/syscalls/socket_args.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::syscalls {
@@ -24,7 +24,8 @@ Result<UserBuffers> UserBuffers::read(Task& task, u64 addr, u64 count) {
   buffers.count_ = count;
   for (u64 i = 0; i < count; ++i) {
     if (static_cast<i64>(vecs[i].length) < 0) return Errno::kInval;
-    if (vecs[i].base > platform::kUserEnd || vecs[i].length > platform::kUserEnd - vecs[i].base) return Errno::kFault;  // access_ok()
+    if (vecs[i].base > platform::kUserEnd || vecs[i].length > platform::kUserEnd - vecs[i].base)
+      return Errno::kFault;  // access_ok()
     vecs[i].length = std::min(vecs[i].length, kMaxTransfer - buffers.total_);
     buffers.total_ += vecs[i].length;
   }

@@ -38,6 +38,8 @@ Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request) {
     for (const auto& entry : self.children) {
       ThreadGroup& child = *entry;
       if (!matches(task, child, request)) continue;
+      // One that has ended has no other news (wait_consider_task).
+      if (child.zombie && (request.options & WEXITED) == 0) continue;
       any = true;
       if (child.zombie && (request.options & WEXITED) != 0) {
         RefPtr<ThreadGroup> keep(&child);

@@ -27,8 +27,8 @@ struct NewNode {
   u32 uid = 0, gid = 0;
   u64 rdev = 0;        // devices
   std::string target;  // symbolic links
-  // Sockets: makes the host's socket that is to be bound to the name, where the file system may do that; -1: none. Called
-  // at most once; the caller owns it, and the creation fails if it cannot be bound.
+  // Sockets: makes the host's socket that is to be bound to the name, where the file system may do that; -1: none.
+  // Called at most once; the caller owns it, and the creation fails if it cannot be bound.
   std::function<int()> host_socket = {};
 };
 

@@ -81,8 +81,7 @@ Result<void> set_attr(const Credentials& creds, const Path& path, SetAttr change
   u32 event = IN_ATTRIB;
   const bool access = (change.mask & (SetAttr::kAtime | SetAttr::kAtimeNow)) != 0;
   const bool modify = (change.mask & (SetAttr::kMtime | SetAttr::kMtimeNow)) != 0;
-  if ((change.mask & ~kTimes) == 0 && access != modify)
-    event = access ? IN_ACCESS : IN_MODIFY;
+  if ((change.mask & ~kTimes) == 0 && access != modify) event = access ? IN_ACCESS : IN_MODIFY;
   notify_dentry(*path.dentry, event);
   return {};
 }

@@ -582,3 +582,18 @@ TEST(process, clone_with_a_pidfd) {
   WAIT_OK(child);
   FAILS(syscall(SYS_clone, CLONE_PIDFD | CLONE_PARENT_SETTID | SIGCHLD, 0, &pidfd, 0, 0), EINVAL);
 }
+
+// A child that has ended is nothing to wait for without WEXITED.
+TEST(process, waitid_without_ended_ones) {
+  pid_t child = spawn([] { return 0; });
+  siginfo_t info{};
+  OK(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT));
+  FAILS(waitid(P_ALL, 0, &info, WSTOPPED), ECHILD);
+  pid_t other = spawn([] {
+    sleep_ms(50);
+    return 0;
+  });
+  FAILS(waitid(P_PID, (id_t)other, &info, WSTOPPED | WCONTINUED), ECHILD);  // found when it ends
+  WAIT_OK(child);
+  WAIT_OK(other);
+}

@@ -800,11 +800,10 @@ TEST(signals, clean_fp_state) {
   uint32_t mxcsr = 0x9f80, default_mxcsr = 0x1f80, mxcsr_after;  // flush to zero
   uint64_t before = 0xdeadbeeffacefeed, after;
   long ret;
-  asm volatile(
-      "ldmxcsr %3; movq %4, %%xmm3; syscall; movq %%xmm3, %1; stmxcsr %2; ldmxcsr %8"
-      : "=a"(ret), "=&r"(after), "=m"(mxcsr_after)
-      : "m"(mxcsr), "r"(before), "0"(SYS_tgkill), "D"(pid), "S"(tid), "m"(default_mxcsr), "d"(SIGUSR1)
-      : "rcx", "r11", "xmm3", "memory");
+  asm volatile("ldmxcsr %3; movq %4, %%xmm3; syscall; movq %%xmm3, %1; stmxcsr %2; ldmxcsr %8"
+               : "=a"(ret), "=&r"(after), "=m"(mxcsr_after)
+               : "m"(mxcsr), "r"(before), "0"(SYS_tgkill), "D"(pid), "S"(tid), "m"(default_mxcsr), "d"(SIGUSR1)
+               : "rcx", "r11", "xmm3", "memory");
   CHECK_EQ(ret, 0);
   CHECK_EQ(entry_xmm, 0);
   CHECK_EQ(entry_mxcsr, 0x1f80);

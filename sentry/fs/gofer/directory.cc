@@ -224,7 +224,8 @@ Result<RefPtr<vfs::Inode>> GoferInode::create(std::string_view name, const vfs::
     }
     case S_IFIFO:
     case S_IFSOCK: {
-      const bool binds = S_ISSOCK(what.mode) && what.host_socket && gofer_fs().reaches_sockets() && !gofer_fs().exclusive();
+      const bool binds =
+          S_ISSOCK(what.mode) && what.host_socket && gofer_fs().reaches_sockets() && !gofer_fs().exclusive();
       if (const int socket = binds ? what.host_socket() : -1; socket >= 0) {
         wire::BindSocketRequest m;
         m.dir = node_;

@@ -146,8 +146,8 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
 constexpr u32 kFutexTid = 0x3fffffff, kFutexDied = 0x40000000, kFutexWaiters = 0x80000000;
 
 // FUTEX_LOCK_PI, LOCK_PI2 and TRYLOCK_PI (futex(2)): the host does not know the guest's thread ids, so the word is kept
-// here, as the kernel would (futex_lock_pi_atomic), and waited for natively. Priorities are not inherited: the guest has
-// none that matter. Who had to wait leaves the bit for waiters set: others may still be waiting.
+// here, as the kernel would (futex_lock_pi_atomic), and waited for natively. Priorities are not inherited: the guest
+// has none that matter. Who had to wait leaves the bit for waiters set: others may still be waiting.
 i64 lock_pi(Context& ctx, u32 op, u32 flags) {
   Slot& slot = *ctx.slot;
   const u64 at = ctx.args[0];

@@ -169,8 +169,8 @@ enum Nr : u32 {
   kNrClose = 3,
 };
 
-constexpr i64 kEperm = 1, kEintr = 4, kEagain = 11, kEnomem = 12, kEfault = 14, kEinval = 22,
-              kEdeadlk = 35, kEnosys = 38;
+constexpr i64 kEperm = 1, kEintr = 4, kEagain = 11, kEnomem = 12, kEfault = 14, kEinval = 22, kEdeadlk = 35,
+              kEnosys = 38;
 constexpr bool failed(i64 ret) { return static_cast<u64>(ret) > static_cast<u64>(-4096); }
 
 // ---- entry.S ----
