@@ -120,14 +120,12 @@ TEST(Unix, DescriptorsAndCredentials) {
     send_files(*a, "1", {}).value();
     send_files(*a, "2", {c}).value();
     send_files(*a, "3", {}).value();
+    // What comes before a message with descriptors is taken along, what follows it is not.
     auto first = receive(*b, 10).value();
-    EXPECT_EQ(first.bytes, "1");
-    EXPECT_TRUE(first.files.empty());
+    EXPECT_EQ(first.bytes, "12");
     EXPECT_EQ(first.credentials->pid, 42);
-    auto second = receive(*b, 10).value();
-    EXPECT_EQ(second.bytes, "2");
-    ASSERT_EQ(second.files.size(), 1u);
-    EXPECT_EQ(second.files[0].get(), c.get());
+    ASSERT_EQ(first.files.size(), 1u);
+    EXPECT_EQ(first.files[0].get(), c.get());
     EXPECT_EQ(receive(*b, 10)->bytes, "3");
     auto cred = a->get_option(SOL_SOCKET, SO_PEERCRED, 100).value();
     Identity peer;
@@ -180,7 +178,9 @@ TEST(Unix, ListenAndAccept) {
       EXPECT_EQ(server->listen(1).error(), Errno::kInval);
       EXPECT_TRUE(server->bind(w.ctx, 022, name));
       EXPECT_EQ(client->connect(w.ctx, name).error(), Errno::kConnrefused);
-      EXPECT_EQ(w.make(SOCK_DGRAM)->connect(w.ctx, name).error(), Errno::kPrototype);
+      // Abstract names are a type's own.
+      EXPECT_EQ(w.make(SOCK_DGRAM)->connect(w.ctx, name).error(),
+                name == kAbstract ? Errno::kConnrefused : Errno::kPrototype);
       EXPECT_TRUE(server->listen(0));
       EXPECT_EQ(server->accept(0).error(), Errno::kAgain);
       EXPECT_TRUE(client->connect(w.ctx, name));
@@ -211,7 +211,7 @@ TEST(Unix, SequencedPackets) {
     write_some(*a, "two").value();
     auto got = receive(*b, 2).value();
     EXPECT_EQ(got.bytes, "on");
-    EXPECT_EQ(got.flags, u32{MSG_TRUNC | MSG_EOR});
+    EXPECT_EQ(got.flags, u32{MSG_TRUNC});
     a.reset();
     EXPECT_EQ(read_some(*b, 10).value(), "two");
     EXPECT_EQ(read_some(*b, 10).value(), "");
