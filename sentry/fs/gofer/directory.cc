@@ -83,6 +83,7 @@ Result<void> GoferInode::read_entries(Read what) {
     }
     if (reply.end) {
       set_attributes(reply.attr);
+      note_seen();
       break;
     }
     if (reply.entries.empty()) return Errno::kIo;
@@ -164,11 +165,12 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
     entry_is(name, *inode);
   }
   if (!gofer_fs().exclusive()) inode->name_told_at_ = entries_->read_at;
+  inode->found_after_ = outside_changes_;
   return RefPtr<vfs::Inode>(inode);
 }
 
 void GoferInode::entry_added(std::string_view name, const wire::Node& node) {
-  valid_ = false;
+  valid_ = seen_.known = false;
   if (!entries_) return;
   entries_->by_name[std::string(name)] =
       Entry{nullptr, std::make_unique<wire::Node>(node), node.attr.ino, static_cast<u8>(IFTODT(node.attr.mode))};
@@ -184,7 +186,7 @@ void GoferInode::entry_is(std::string_view name, GoferInode& inode) {
 }
 
 void GoferInode::entry_removed(std::string_view name) {
-  valid_ = false;
+  valid_ = seen_.known = false;
   if (!entries_) return;
   entries_->by_name.erase(std::string(name));
   entries_->listing.reset();

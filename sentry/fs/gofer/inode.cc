@@ -36,11 +36,23 @@ Result<void> stat_descriptor(int fd, wire::Attr& a) {
   return {};
 }
 
+// So often a directory of the container's own, and a file of it when it is opened, is looked at for changes from
+// outside.
+constexpr u64 kOutsideNs = 1'000'000'000;
+
+u64 coarse_now() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
+}
+
 }  // namespace
 
 GoferInode::GoferInode(GoferFs& fs, const wire::Node& node)
     : Inode(fs), keep_fs_(&fs), attr_(node.attr), node_(node.dir), link_target_(node.target) {
-  told_at_ = name_told_at_ = fs.exclusive() ? 0 : fiber::now_ns();
+  told_at_ = looked_at_ = fs.exclusive() ? coarse_now() : fiber::now_ns();
+  name_told_at_ = fs.exclusive() ? 0 : told_at_;
+  note_seen();
 }
 
 GoferInode::~GoferInode() {
@@ -67,13 +79,14 @@ void GoferInode::update(const wire::Node& node) {
   if (node.dir != wire::kNoNode) node_ = node.dir;
   if (S_ISLNK(attr_.mode)) link_target_ = node.target;
   valid_ = true;
-  if (!gofer_fs().exclusive()) told_at_ = name_told_at_ = fiber::now_ns();
+  told_at_ = gofer_fs().exclusive() ? coarse_now() : fiber::now_ns();
+  if (!gofer_fs().exclusive()) name_told_at_ = told_at_;
 }
 
 void GoferInode::set_attributes(const wire::Attr& attr) {
   attr_ = attr;
   valid_ = true;
-  if (!gofer_fs().exclusive()) told_at_ = fiber::now_ns();
+  told_at_ = gofer_fs().exclusive() ? coarse_now() : fiber::now_ns();
 }
 
 Result<void> GoferInode::refresh() {
@@ -153,6 +166,7 @@ Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
   }
   if (mask == 0) return {};
   int fd = -1;
+  seen_.known = false;
   wire::SetAttrRequest m;
   m.target = TRY(target(&fd));
   m.change.mask = mask;
@@ -177,6 +191,8 @@ Result<RefPtr<vfs::File>> GoferInode::open(const vfs::Path& path, u32 flags) {
     case S_IFREG: {
       bool write = (flags & O_ACCMODE) != O_RDONLY;
       TRY(descriptor(write));
+      // Somebody outside may have written it; that is asked for when it is opened, not at each stat.
+      if (gofer_fs().exclusive() && coarse_now() - told_at_ > kOutsideNs) valid_ = false;
       return RefPtr<vfs::File>(make_ref<GoferFile>(*this, path, flags));
     }
     case S_IFLNK: return Errno::kLoop;
@@ -270,6 +286,7 @@ void GoferInode::close_kept() {
 // --- names ---
 
 void GoferInode::add_link(GoferInode& parent, std::string_view name) {
+  found_after_ = parent.outside_changes_;
   for (Link& link : links_) {
     if (link.parent.get() == &parent && link.name == name) return;
   }
@@ -318,6 +335,7 @@ Result<void> GoferInode::set_xattr(std::string_view name, std::string_view value
   m.flags = flags;
   TRY(gofer_fs().call(m, fd));
   // An ACL changes the mode.
+  seen_.known = false;
   if (auto done = refresh(); !done) valid_ = false;
   return {};
 }
@@ -336,17 +354,38 @@ Result<void> GoferInode::remove_xattr(std::string_view name) {
   m.target = TRY(target(&fd));
   m.name = name;
   TRY(gofer_fs().call(m, fd));
+  seen_.known = false;
   if (auto done = refresh(); !done) valid_ = false;
   return {};
 }
 
 bool GoferInode::child_still_valid(std::string_view, vfs::Inode* child) {
-  if (gofer_fs().exclusive()) return true;
+  if (gofer_fs().exclusive()) {
+    look_for_outside_changes();
+    if (outside_changes_ == 0) return true;
+    return child != nullptr && static_cast<GoferInode*>(child)->found_after_ == outside_changes_;
+  }
   if (child == nullptr) return false;
   return fiber::now_ns() - static_cast<GoferInode*>(child)->name_told_at_ < kSharedTtlNs;
 }
 
-bool GoferInode::entries_fresh() const {
+void GoferInode::look_for_outside_changes() {
+  const u64 now = coarse_now();
+  if (now - looked_at_ < kOutsideNs) return;
+  looked_at_ = now;
+  auto same = [](const wire::Timestamp& a, const wire::Timestamp& b) {
+    return a.seconds == b.seconds && a.nanoseconds == b.nanoseconds;
+  };
+  const Seen before = seen_;
+  const bool there = refresh().has_value();
+  note_seen();
+  if (there && (!before.known || (same(before.mtime, attr_.mtime) && same(before.ctime, attr_.ctime)))) return;
+  ++outside_changes_;
+  drop_entries();
+}
+
+bool GoferInode::entries_fresh() {
+  if (gofer_fs().exclusive()) look_for_outside_changes();
   if (!entries_) return false;
   return gofer_fs().exclusive() || fiber::now_ns() - entries_->read_at < kSharedTtlNs;
 }

@@ -127,7 +127,10 @@ class GoferInode final : public vfs::Inode {
   // Reading names costs some 0.2 µs an entry, with what stat tells 2: who walks a tree often needs no more than types.
   enum class Read : bool { kNames, kNodes };
   Result<void> read_entries(Read what);
-  bool entries_fresh() const;
+  bool entries_fresh();
+  // Directories of the container's own mounts: notices, once in a while, what was changed in them from outside (an
+  // engine's `cp`). A change by the container itself within that time hides one from outside.
+  void look_for_outside_changes();
   // Runs a request on this directory again after its node went stale, if it is where it was.
   template <typename Request>
   Result<typename Request::Reply> call_dir(Request& m);
@@ -140,8 +143,18 @@ class GoferInode final : public vfs::Inode {
   std::string link_target_;
   bool valid_ = true;  // attr_ holds what the gofer or a descriptor said last, and nothing happened since
   bool mapped_ = false;
-  u64 told_at_ = 0;       // when attr_ was told; shared mounts
+  u64 told_at_ = 0;       // when attr_ was told (coarse in the container's own mounts)
   u64 name_told_at_ = 0;  // when the gofer last found it under its name
+  // Of a directory: its times when it was last looked at for outside changes; unknown after a change of our own.
+  struct Seen {
+    bool known = false;
+    wire::Timestamp mtime, ctime;
+  };
+  Seen seen_;
+  void note_seen() { seen_ = {true, attr_.mtime, attr_.ctime}; }
+  u64 looked_at_ = 0;
+  u32 outside_changes_ = 0;  // seen so far
+  u32 found_after_ = 0;      // as a child: how many its directory had seen when it was last looked up there
   std::vector<Link> links_;
   UniqueFd read_only_, read_write_;
   u32 users_ = 0;
