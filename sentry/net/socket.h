@@ -108,6 +108,8 @@ Result<std::pair<RefPtr<Socket>, RefPtr<Socket>>> make_socket_pair(int family, i
 vfs::Path socket_path();
 // The ioctls about network interfaces, the same for sockets of every family (netdevice(7)). kNotty: none of them.
 Result<i64> interface_ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg);
+// The text of /proc/net/unix: all AF_UNIX sockets (net/unix/af_unix.c, unix_seq_show).
+std::string unix_table();
 // AF_UNIX. Once, at start.
 void register_unix();
 

@@ -3,6 +3,7 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <set>
 #include <unordered_map>
 
 #include "sentry/base/log.h"
@@ -18,6 +19,11 @@ constexpr size_t kMaxBacklog = 4096;  // net.core.somaxconn
 std::unordered_map<std::string, UnixSocket*>& abstract_names(int type) {
   static auto* all = new std::unordered_map<std::string, UnixSocket*>[SOCK_SEQPACKET + 1];
   return all[type];
+}
+
+std::set<UnixSocket*>& all_sockets() {
+  static auto* all = new std::set<UnixSocket*>;
+  return *all;
 }
 
 Identity identity() { return caller_identity != nullptr ? caller_identity() : Identity{0, 0, 0}; }
@@ -54,9 +60,12 @@ Result<int> check_type(int type, int protocol) {
 size_t UnixSocket::files_in_flight = 0;
 
 UnixSocket::UnixSocket(int type, u32 flags)
-    : Socket(socket_path(), O_RDWR | flags, AF_UNIX, type, 0), own_identity_(identity()) {}
+    : Socket(socket_path(), O_RDWR | flags, AF_UNIX, type, 0), own_identity_(identity()) {
+  all_sockets().insert(this);
+}
 
 UnixSocket::~UnixSocket() {
+  all_sockets().erase(this);
   if (bound_) bound_->socket = nullptr;
   // An accepted socket has the listener's name and is not what the name leads to.
   auto named = abstract_names(type()).find(name_);
@@ -361,6 +370,37 @@ u32 UnixSocket::readiness() {
   else
     wait_for_room(*peer_);
   return mask;
+}
+
+// ---- showing them ----
+
+std::string UnixSocket::table_row() {
+  constexpr u32 kAccepts = 0x10000;  // __SO_ACCEPTCON
+  const bool connected = state_ == State::kConnected;
+  // SS_UNCONNECTED, SS_CONNECTED; one in a backlog belongs to nobody yet: SS_CONNECTING, no inode.
+  const u32 state = !accepted_ ? 2 : connected ? 3 : 1;
+  auto own = attr();
+  const u64 ino = accepted_ && own ? own->ino : 0;
+  std::string row =
+      str_printf("0000000000000000: %08X 00000000 %08X %04X %02X %5llu", ref_count() + 1,
+                 state_ == State::kListening ? kAccepts : 0, type(), state, static_cast<unsigned long long>(ino));
+  if (name_.size() > kPathOffset) {
+    row += ' ';
+    const bool abstract = name_[kPathOffset] == '\0';
+    for (size_t i = kPathOffset; i < name_.size(); ++i) {
+      if (name_[i] != '\0')
+        row += name_[i];
+      else if (abstract)
+        row += '@';
+    }
+  }
+  return row + '\n';
+}
+
+std::string unix_table() {
+  std::string out = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+  for (UnixSocket* socket : all_sockets()) out += socket->table_row();
+  return out;
 }
 
 // ---- making them ----

@@ -45,6 +45,8 @@ class UnixSocket final : public Socket {
   // Descriptors sent and not yet received, in all sockets. Bounded (kToomanyrefs): a socket sent through itself would
   // otherwise let a guest keep any number of files that nobody can reach.
   static size_t files_in_flight;
+  // A row of /proc/net/unix.
+  std::string table_row();
 
  private:
   enum class State : u8 { kFresh, kListening, kConnected };

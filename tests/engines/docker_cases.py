@@ -31,6 +31,8 @@ echo 2 >$t/l; docker wait live; docker logs live; rm -r $t
     ("copy", r"""
 t=$(mktemp -d); cd $t; bg --name cc $I sleep 100; echo in >f; docker cp f cc:/tmp/f; docker exec cc cat /tmp/f
 docker exec cc sh -c 'mkdir /tmp/d; echo out >/tmp/d/k; ln -s k /tmp/d/l'; docker cp cc:/tmp/d .; cat d/l
+docker exec cc sh -c 'ls /srv; cat /srv/f /etc/hostname.mine' 2>&1; docker cp f cc:/srv/f; docker cp f cc:/etc/hostname.mine; docker exec cc sh -c 'for i in $(seq 30); do [ -e /srv/f ] && [ -e /etc/hostname.mine ] && break; sleep 0.1; done; ls /srv; cat /srv/f /etc/hostname.mine'
+echo again >f; docker cp f cc:/srv/f; docker exec cc sh -c 'for i in $(seq 30); do grep -q again /srv/f && break; sleep 0.1; done; cat /srv/f'
 docker exec cc sh -c 'stat -c "%u %a" /tmp/f'; rm -r $t
 """),
     ("diff-and-commit", r"""

@@ -207,3 +207,16 @@ TEST(unix, mode_of_the_name) {
   OK(stat("named", &st));
   CHECK_EQ(st.st_mode, S_IFSOCK | 0640);
 }
+
+TEST(unix, listed_in_proc) {
+  std::string name = own_name("listed");
+  int fd = bound(SOCK_STREAM, name);
+  OK(listen(fd, 1));
+  struct stat st;
+  OK(fstat(fd, &st));
+  std::string all = slurp("/proc/net/unix"), row;
+  for (size_t at = 0, end; (end = all.find('\n', at)) != std::string::npos; at = end + 1)
+    if (all.substr(at, end - at).ends_with(" @" + name)) row = all.substr(at, end - at);
+  CHECK(row.find(" 00010000 0001 01 ") != std::string::npos);
+  CHECK(row.find(" " + std::to_string(st.st_ino) + " ") != std::string::npos);
+}

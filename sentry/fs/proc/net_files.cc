@@ -1,7 +1,8 @@
-// /proc/net: what the host says of the container's network namespace, in which every stub lives; sockets that only the
-// sentry knows (unix) and families that are not there are tables without rows.
+// /proc/net: what the host says of the container's network namespace, in which every stub lives; unix sockets are the
+// sentry's own; families that are not there are tables without rows.
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/proc/target.h"
+#include "sentry/net/socket.h"
 
 namespace sbx::fs::proc {
 
@@ -36,7 +37,7 @@ void add_net_files(StaticDir& net) {
       "tm->when retrnsmt   uid  timeout inode ref pointer drops\n";
   net.constant("raw", kInet);
   net.constant("raw6", kInet6);
-  net.constant("unix", "Num       RefCount Protocol Flags    Type St Inode Path\n");
+  net.text("unix", []() -> Result<std::string> { return sbx::net::unix_table(); });
   net.constant("packet", "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n");
   net.constant("netlink", "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
   net.constant("wireless", "");
