@@ -52,7 +52,7 @@ run --security-opt seccomp=unconfined $I mkdir /x; echo $?; rm $p
 """),
     ("masked-paths", "run $I sh -c 'exec 2>&1; cat /proc/keys /proc/timer_list 2>/dev/null | wc -c; echo 1 >/proc/sys/kernel/domainname; ls /sys/firmware | wc -l'"),
     ("sysctl", "run --sysctl net.core.somaxconn=4242 --sysctl kernel.msgmax=9000 $I cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax"),
-    ("user", "run -u nobody $I sh -c 'id; touch /f; ls -ld /root; cat /etc/shadow'; run -u 4000000000 $I id -u"),
+    ("user", "run -u nobody $I sh -c 'exec 2>&1; id; touch /f; ls -ld /root; cat /etc/shadow'; run -u 4000000000 $I id -u"),
     ("process-namespaces", "bg --name pn $I sleep 100; run --pid container:pn $I sh -c 'ps -e | grep -c sleep'", {"known": "each container is a kernel of its own"}),
     # --- resources
     ("out-of-memory", "docker run --runtime $RT --name co --memory 48m --memory-swap 48m $I tail /dev/zero; echo $?; docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' co"),
