@@ -141,6 +141,7 @@ void inherit(const ChildPlan& plan, const std::vector<int>& fds) {
 }  // namespace
 
 void child_main(const ChildPlan& plan) {
+  ::close(plan.parent_sync_fd);
   ::setsid();
   sigset_t none;
   sigemptyset(&none);

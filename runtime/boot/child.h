@@ -9,6 +9,7 @@
 namespace sbx::boot {
 
 struct ChildPlan {
+  int parent_sync_fd = -1;  // the other end, to be closed: the runtime's death must be an end of file
   int sync_fd =
       -1;  // our end; packets: 'M' maps wanted / done, 'A' in the cgroup, 'P' prepared, 'G' go, else a boot report
   bool wait_for_maps = false;

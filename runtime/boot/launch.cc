@@ -174,6 +174,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   UniqueFd sentry_boot = TRY(control::write_boot_config(config));
 
   plan.sync_fd = sync.second.get();
+  plan.parent_sync_fd = sync.first.get();
   bool new_user = (namespaces.clone_flags & CLONE_NEWUSER) != 0;
   plan.wait_for_maps = new_user;
   plan.set_ids = spec.linux_.find_namespace("user") != nullptr;

@@ -73,7 +73,8 @@ with root:
         container = sbx.prepare(["bash", "-c", BUSY])
         command = subprocess.Popen([*sbx.command, "run", "--bundle", sbx.bundle, container], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(random.uniform(0.02, 1.0))
+        # Half of them while it starts.
+        time.sleep(random.uniform(0.001, 0.03) if number % 2 else random.uniform(0.02, 1.0))
         everything = processes_below(command.pid)
         victim, name = random.choice(everything)
         try:
