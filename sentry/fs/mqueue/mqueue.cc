@@ -2,6 +2,8 @@
 
 #include <linux/capability.h>
 
+#include <algorithm>
+
 #include "sentry/base/log.h"
 #include "sentry/fs/anon/node.h"
 
@@ -12,6 +14,9 @@ namespace {
 constexpr size_t kMaxQueues = 256;
 constexpr i64 kMaxMessages = 10, kMaxSize = 8192;
 constexpr i64 kHardMessages = 65536, kHardSize = 16 << 20;
+
+// Messages lie in the sentry's memory: whatever limit a guest may set itself, all queues together hold no more.
+constexpr u64 kMostBytes = 64 << 20;
 
 using Names = std::map<std::string, RefPtr<Queue>>;
 Names& names() {
@@ -58,7 +63,7 @@ Result<RefPtr<Queue>> make(const security::Credentials& creds, const OpenRequest
   queue->name = request.name;
   queue->max_messages = wanted.max_messages;
   queue->message_size = wanted.message_size;
-  if (all_capacity + queue->capacity() > request.byte_limit) {
+  if (all_capacity + queue->capacity() > std::min(request.byte_limit, kMostBytes)) {
     queue->max_messages = 0;  // counts for nothing
     return Errno::kMfile;
   }
