@@ -164,6 +164,7 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   task::Kernel& kernel = task::kernel();
   kernel.boot_time_ns = fiber::now_ns();
   kernel.dispatch = &syscalls::dispatch;
+  kernel.finish_file_read = &syscalls::finish_file_read;
   kernel.uts = make_ref<task::UtsNamespace>();
   // Not given: what the uts namespace has that the sentry is in, the host's or a copy of it.
   utsname host{};

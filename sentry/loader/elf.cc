@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "sentry/base/log.h"
+#include "sentry/platform/layout.h"
 
 namespace sbx::loader {
 
@@ -17,7 +18,7 @@ namespace {
 constexpr u64 kMaxHeaders = 64 * 1024;
 constexpr u64 kUserTop = 0x7ffffffff000;
 // Where our stub lives in every process (docs/platform.md): no image may be there.
-constexpr u64 kStubStart = 0x68000000, kStubEnd = 0x76000000;
+constexpr u64 kStubStart = platform::kReservedBegin, kStubEnd = platform::kReservedEnd;
 
 // Places of our choosing, clear of the host's own mmap area (top of the address space) and of the stub.
 constexpr u64 kPieBase = 0x555555554000, kInterpreterBase = 0x7e0000000000, kStackTop = 0x7d8000000000;

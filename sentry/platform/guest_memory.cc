@@ -169,7 +169,7 @@ void limit(i32 pid, __rlimit_resource resource, u64 guest, u64 ours) {
 void GuestThreadImpl::limit_memory(u64 address_space, u64 data) {
   if (!host_ || host_->process->host_pid_ == 0 || host_->process->dead) return;
   constexpr u64 kTrampolines = 1 << 20;
-  constexpr u64 kOurs = kSlotsBytes + kStacksBytes + kStubSize + kStubDataBytes + kTrampolines;
+  constexpr u64 kOurs = kSlotsBytes + kStacksBytes + kFileWindowsBytes + kStubSize + kStubDataBytes + kTrampolines;
   limit(host_->process->host_pid_, RLIMIT_AS, address_space, kOurs);
   limit(host_->process->host_pid_, RLIMIT_DATA, data, kStacksBytes + kStubDataBytes);
 }

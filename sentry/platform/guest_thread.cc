@@ -60,10 +60,13 @@ void GuestThreadImpl::on_request() {
     in_length_[i] = sane ? length : 0;
   }
   out_count_ = out_used_ = 0;
+  if (window_moves_ || kind == RequestKind::kFileShort) note_windows(kind);
+  file_copy_.length = 0;
   switch (kind) {
     case RequestKind::kBind: e.kind = EntryKind::kStarted; break;
     case RequestKind::kSyscall: e.kind = EntryKind::kSyscall; break;
     case RequestKind::kCloned: e.kind = EntryKind::kCloned; break;
+    case RequestKind::kFileShort: e.kind = EntryKind::kFileShort; break;
     case RequestKind::kMapped: e.kind = EntryKind::kMapped; break;
     case RequestKind::kFault:
       e.kind = EntryKind::kFault;
@@ -133,6 +136,7 @@ void GuestThreadImpl::finish(Command command, i64 ret) {
   u32 count = std::exchange(out_count_, 0);
   for (u32 i = 0; i < count; ++i) s.out[i] = out_[i];
   out_used_ = 0;
+  if (returns && entry_.kind == EntryKind::kSyscall) count |= file_orders();
   host_->reply(command, ret, count);
 }
 
@@ -170,18 +174,29 @@ Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
   RefPtr<SlotArea> area = platform_.take_area();
   if (!area) return Errno::kAgain;
   // The stub may have been interrupted in its doorbell; it rings again at once.
+  int fd = lend_when_rung(area->memfd());
+  if (fd < 0) return Errno::kAgain;
+  next_area_ = area;
+  next_fd_ = fd;
+  return {};
+}
+
+// A stub that spins for the answer rings when nobody polls for it any more, which is so once this fiber parks; one that
+// was interrupted in its doorbell rings again.
+int GuestThreadImpl::lend_when_rung(int fd) {
   for (int tries = 0; tries < 1000; ++tries) {
-    if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) return Errno::kAgain;
-    int fd = platform_.lend_fd(*host_, area->memfd());
-    if (fd >= 0) {
-      next_area_ = area;
-      next_fd_ = fd;
-      return {};
-    }
-    if (fd != -ENOENT) break;
+    if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) return -ESRCH;
+    int theirs = platform_.lend_fd(*host_, fd);
+    if (theirs != -ENOENT) return theirs;
+    ringing_for_ = fiber::current();
     fiber::park_until(fiber::now_ns() + kMs);
+    ringing_for_ = nullptr;
   }
-  return Errno::kAgain;
+  return -ENOENT;
+}
+
+void GuestThreadImpl::rang() {
+  if (ringing_for_ != nullptr) ringing_for_->wake();
 }
 
 void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& child_thread) {
@@ -263,12 +278,7 @@ void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
   if (lost_ || !host_) return;
   int fd = -1;
   if (request.source.fd >= 0) {
-    fd = -ENOENT;
-    for (int tries = 0; tries < 1000; ++tries) {
-      fd = platform_.lend_fd(*host_, request.source.fd);
-      if (fd != -ENOENT || lost_ || host_->process->dead) break;
-      fiber::park_until(fiber::now_ns() + kMs);
-    }
+    fd = lend_when_rung(request.source.fd);
     if (lost_) return;
     if (fd < 0) {
       finish(Command::kReturn, fd);

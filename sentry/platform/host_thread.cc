@@ -98,6 +98,7 @@ HostThread::HostThread(PlatformImpl& platform, RefPtr<Process> owner, u32 index,
 HostThread::~HostThread() {
   platform.forget(*this);
   platform.stop_polling(*this);
+  process->area->windows.settle(*this, false);
   std::erase(process->threads, this);
   if (left) process->area->give_back(index, cookie);
   --platform.host_threads;

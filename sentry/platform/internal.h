@@ -42,6 +42,10 @@ class SlotArea : public RefCounted {
   int take();
   void take(u32 index) { next_ = next_ <= index ? index + 1 : next_; }
   void give_back(u32 index, u64 cookie) { used_.push_back({index, cookie}); }
+  // Slots from here on were never used.
+  u32 used_slots() const { return next_; }
+
+  FileWindows windows;
 
  private:
   struct Left {
@@ -156,6 +160,7 @@ class GuestThreadImpl final : public GuestThread {
   Result<size_t> read_some(u64 addr, void* to, size_t n) override;
   Result<size_t> write_some(u64 addr, const void* from, size_t n) override;
   Result<std::string> read_string(u64 addr, size_t max) override;
+  bool copy_from_file(u64 addr, const FileBytes& bytes) override;
   void kick() override;
   bool in_sentry() const override;
   void set_pending(u64 pending_set) override;
@@ -172,6 +177,8 @@ class GuestThreadImpl final : public GuestThread {
 
   // From the receiver: a request of the host thread.
   void on_request();
+  // It rings although it is in the sentry already: its spin ran out.
+  void rang();
   void lost();
   void take_host(std::unique_ptr<HostThread> host);
   HostThread* host() { return host_.get(); }
@@ -185,6 +192,10 @@ class GuestThreadImpl final : public GuestThread {
   void flush_writes();
   const u8* copied(u64 addr, size_t n) const;
   void send_identity();
+  // A descriptor of ours in the table of the stub; -errno. Parks until the stub sleeps in its doorbell.
+  int lend_when_rung(int fd);
+  u32 file_orders();
+  void note_windows(RequestKind kind);
 
   PlatformImpl& platform_;
   std::unique_ptr<HostThread> host_;
@@ -192,11 +203,14 @@ class GuestThreadImpl final : public GuestThread {
   bool entry_ready_ = false;
   bool lost_ = false;
   fiber::Fiber* fiber_ = nullptr;
+  fiber::Fiber* ringing_for_ = nullptr;  // waits for the doorbell
   // The window's part of the running request, checked once.
   u32 in_offset_[6]{}, in_length_[6]{};
   u64 probed_begin_ = 0, probed_end_ = 0;  // the stub can write there
   u32 out_used_ = 0, out_count_ = 0;
   CopyOp out_[kMaxCopyOut]{};
+  SlotFileCopy file_copy_{};   // length 0: none
+  bool window_moves_ = false;  // told the stub to map or unmap file windows
   // For the next fork: the child's slots, and their descriptor in the stub's table.
   RefPtr<SlotArea> next_area_;
   int next_fd_ = -1;

@@ -24,9 +24,15 @@ constexpr u64 kStackBytes = 32 * 1024;
 constexpr u64 kStacksBytes = kStackBytes * kMaxSlots;
 constexpr u64 kPrivateBytes = 512;  // the thread's private area at the top of its stack
 
+// Mappings of host files to copy from (file_window.h).
+constexpr u64 kFileWindowsBase = kStacksBase + kStacksBytes;
+constexpr u64 kFileWindowBytes = 8 * 1024 * 1024;
+constexpr u32 kFileWindows = 16;
+constexpr u64 kFileWindowsBytes = kFileWindowBytes * kFileWindows;
+
 // Nothing of the guest may be mapped in [kReservedBegin, kReservedEnd).
 constexpr u64 kReservedBegin = kSlotsBase;
-constexpr u64 kReservedEnd = kStacksBase + kStacksBytes;
+constexpr u64 kReservedEnd = kFileWindowsBase + kFileWindowsBytes;
 // The guest's user address space ends here (x86-64, 4-level).
 constexpr u64 kUserEnd = 0x7ffffffff000;
 
@@ -46,6 +52,7 @@ enum class RequestKind : u8 {
   kMapped = 5,    // a zygote finished its image, or a MapOp with `report` was done: args[0]: the address, 0 or -errno
   kTemplate = 6,  // template or zygote: ready for a command
   kCloned = 7,    // the vfork child exists
+  kFileShort = 8,  // of a SlotFileCopy only args[0] bytes could be copied
 };
 
 enum class Command : u8 {
@@ -117,6 +124,16 @@ struct SlotUsage {
 
 constexpr u32 kMaxCopyOut = 8;
 
+// Bytes of a file window to the guest. With a descriptor the window is mapped first, and the descriptor closed.
+struct SlotFileCopy {
+  u64 to, from, length;
+  u64 map_offset;
+  i32 fd;      // in the stub's table; -1
+  u32 window;  // its number
+};
+// Besides a count of `out` entries in Slot::out_count.
+constexpr u32 kCopyFile = 0x40, kDropWindows = 0x80, kOutCountMask = 0x3f;
+
 struct RobustList {
   u64 head;
   u32 guest_tid;
@@ -131,7 +148,7 @@ struct alignas(64) Slot {
   u32 state;
   RequestKind kind;
   Command command;  // reply
-  u8 out_count;     // reply: entries of `out`
+  u8 out_count;     // reply: entries of `out`, kCopyFile, kDropWindows
   u8 spare;
   u32 nr;
   u16 in_mask;  // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written
@@ -182,6 +199,10 @@ struct alignas(64) Slot {
   u64 robust_head;         // stub: set_robust_list
   u64 unset_actions;       // sentry: signals of which the stub may say that they have the default action, all zero
   u32 leave;               // sentry: not 0: walk the `leave` - 1 robust lists in the window, then end the process
+
+  alignas(64) SlotFileCopy file_copy;  // reply, with kCopyFile
+  u32 file_window;                     // its number plus one: the stub clears it when it has copied
+  u32 drop_windows;                    // reply, with kDropWindows: bit i: file window i is to be unmapped
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

@@ -130,6 +130,7 @@ void PlatformImpl::handle(const Notification& n) {
   Slot& slot = thread->slot();
   if (thread->where == Where::kSentry) {
     thread->notif = n.id;  // its spin ran out, or its doorbell was interrupted
+    if (thread->guest != nullptr) thread->guest->rang();
     return;
   }
   if (thread->where == Where::kGone || __atomic_load_n(&slot.state, __ATOMIC_SEQ_CST) != kStateRequest) {

@@ -13,6 +13,7 @@
 #include "sentry/base/result.h"
 #include "sentry/base/types.h"
 #include "sentry/fiber/fiber.h"
+#include "sentry/platform/file_window.h"
 
 namespace sbx::platform {
 
@@ -27,6 +28,8 @@ enum class EntryKind : u8 {
   kCloned,       // after resume_clone with kVfork: the child exists; the parent waits for resume(tid) until the kernel
                  // lets it go on (child execed or exited). Not used for kFork and kThread.
   kMapped,  // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
+  kFileShort,  // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
+               // resume, by resume()
   kLost,    // the host thread is gone (killed from outside, exited by itself): no resume is possible
 };
 
@@ -172,6 +175,9 @@ class GuestThread {
   // Scatter/gather forms for bulk data: bytes moved before a fault, or kFault if none.
   virtual Result<size_t> read_some(u64 addr, void* to, size_t n) = 0;
   virtual Result<size_t> write_some(u64 addr, const void* from, size_t n) = 0;
+  // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
+  // write them. All of a call's data at most; may park.
+  virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;
   // NUL-terminated string of at most max bytes without the NUL: kNametoolong beyond, kFault.
   virtual Result<std::string> read_string(u64 addr, size_t max) = 0;
 

@@ -31,16 +31,27 @@ Result<RefPtr<vfs::File>> open_for_writing(Task& task, Fd fd) {
   return file;
 }
 
-Result<i64> do_read(Task& task, vfs::File& file, const UserBuffers& buffers, At at) {
+// How a read ends whose bytes the stub copies.
+void note_taken(Task& task, const UserSink& sink, Fd fd, const vfs::File& file, bool at_position) {
+  if (sink.taken().n == 0) return;
+  task.file_read = sink.taken();
+  task.file_read.fd = fd.n;
+  task.file_read.file = &file;
+  task.file_read.at_position = at_position;
+}
+
+Result<i64> do_read(Task& task, Fd fd, vfs::File& file, const UserBuffers& buffers, At at) {
   UserSink sink(task, buffers);
   if (at.given || !file.seekable()) {
     u64 offset = at.offset;
     auto moved = read_file(file, sink, at.given ? &offset : nullptr);
     if (!moved) return moved.error();
+    note_taken(task, sink, fd, file, false);
     return static_cast<i64>(*moved);
   }
   PositionLock lock(file);
   auto moved = read_file(file, sink, &file.position);
+  note_taken(task, sink, fd, file, true);
   if (!moved) return moved.error();
   return static_cast<i64>(*moved);
 }
@@ -82,10 +93,27 @@ Result<void> check_rwf(const vfs::File& file, u64 flags, u64 allowed) {
 
 }  // namespace
 
+i64 finish_file_read(Task& task, u64 copied) {
+  const task::FileRead read = std::exchange(task.file_read, {});
+  if (read.n == 0) return -static_cast<i64>(Errno::kFault);  // nobody told the stub
+  u64 total = std::min<u64>(copied, read.n);
+  auto file = task.fds->get(read.fd);
+  if (!file || file->get() != read.file) return total > 0 ? static_cast<i64>(total) : -static_cast<i64>(Errno::kBadf);
+  PositionLock lock(**file);
+  UserBuffers rest(read.addr + total, read.n - total);
+  UserSink sink(task, rest);
+  u64 offset = read.offset + total;
+  auto moved = read_file(**file, sink, &offset);
+  if (moved) total += *moved;
+  if (read.at_position && (*file)->position == read.offset + read.n) (*file)->position = read.offset + total;
+  if (total == 0 && !moved) return -static_cast<i64>(moved.error());
+  return static_cast<i64>(total);
+}
+
 Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
   auto file = TRY(open_for_reading(task, fd));
   if (static_cast<i64>(n) < 0) return Errno::kInval;
-  return do_read(task, *file, UserBuffers(to.addr, n), At{});
+  return do_read(task, fd, *file, UserBuffers(to.addr, n), At{});
 }
 
 Result<i64> sys_write(Task& task, Fd fd, InBuf from, Size n) {
@@ -100,7 +128,7 @@ Result<i64> sys_pread64(Task& task, Fd fd, OutBuf to, Size n, Off offset) {
   At at = TRY(at_offset(*file, offset));
   if (!file->readable()) return Errno::kBadf;
   if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;
-  return do_read(task, *file, UserBuffers(to.addr, n), at);
+  return do_read(task, fd, *file, UserBuffers(to.addr, n), at);
 }
 
 Result<i64> sys_pwrite64(Task& task, Fd fd, InBuf from, Size n, Off offset) {
@@ -115,7 +143,7 @@ Result<i64> sys_pwrite64(Task& task, Fd fd, InBuf from, Size n, Off offset) {
 Result<i64> sys_readv(Task& task, Fd fd, Array<iovec> vecs, ULong count) {
   auto file = TRY(open_for_reading(task, fd));
   auto buffers = TRY(UserBuffers::read(task, vecs.addr, count));
-  return do_read(task, *file, buffers, At{});
+  return do_read(task, fd, *file, buffers, At{});
 }
 
 Result<i64> sys_writev(Task& task, Fd fd, Array<iovec> vecs, ULong count) {
@@ -129,7 +157,7 @@ Result<i64> sys_preadv(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULong 
   auto file = TRY(open_for_reading(task, fd));
   At at = TRY(at_offset(*file, static_cast<i64>(offset)));
   auto buffers = TRY(UserBuffers::read(task, vecs.addr, count));
-  return do_read(task, *file, buffers, at);
+  return do_read(task, fd, *file, buffers, at);
 }
 
 Result<i64> sys_pwritev(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULong offset, ULong) {
@@ -144,7 +172,7 @@ Result<i64> sys_preadv2(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULong
   At at = TRY(at_offset2(*file, offset));
   TRY(check_rwf(*file, flags.v, abi::kRwfHiPri | abi::kRwfNoWait));
   auto buffers = TRY(UserBuffers::read(task, vecs.addr, count));
-  return do_read(task, *file, buffers, at);
+  return do_read(task, fd, *file, buffers, at);
 }
 
 Result<i64> sys_pwritev2(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULong offset, ULong, Hex flags) {

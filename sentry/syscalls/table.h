@@ -28,6 +28,8 @@ extern std::atomic<u64> call_counts[kRows];
 
 // The kernel's dispatch function (task::Kernel::dispatch).
 i64 dispatch(Task& task);
+// task::Kernel::finish_file_read.
+i64 finish_file_read(Task& task, u64 copied);
 
 // Per-call instrumentation, one branch when off.
 enum : u32 { kTraceStrace = 1, kTraceMonitor = 2 };

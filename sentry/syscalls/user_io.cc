@@ -65,6 +65,15 @@ Result<size_t> UserCursor::fetch(void* to, size_t n) {
   });
 }
 
+std::optional<u64> UserCursor::piece(size_t n) {
+  while (at_ != end_ && skip_ == at_->length) {
+    ++at_;
+    skip_ = 0;
+  }
+  if (at_ == end_ || at_->length - skip_ < n) return std::nullopt;
+  return at_->base + skip_;
+}
+
 void UserCursor::back(size_t n) {
   while (n > skip_ && at_ != begin_) {
     n -= skip_;
@@ -78,6 +87,15 @@ Result<size_t> UserSink::put(const void* from, size_t n) {
   size_t done = TRY(cursor_.store(from, n));
   left_ -= done;
   return done;
+}
+
+bool UserSink::take(const platform::FileBytes& bytes) {
+  auto addr = cursor_.piece(bytes.n);
+  if (!addr || !task_.memory().copy_from_file(*addr, bytes)) return false;
+  taken_ = {nullptr, -1, false, bytes.offset, *addr, bytes.n};
+  cursor_.forward(bytes.n);
+  left_ -= bytes.n;
+  return true;
 }
 
 Result<size_t> UserSource::get(void* to, size_t n) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "sentry/abi/file.h"
 #include "sentry/syscalls/args.h"
@@ -40,6 +41,9 @@ class UserCursor {
   // Moves n bytes; fewer at a fault, kFault if none.
   Result<size_t> store(const void* from, size_t n);
   Result<size_t> fetch(void* to, size_t n);
+  // Where the next n bytes lie, if that is in one piece.
+  std::optional<u64> piece(size_t n);
+  void forward(size_t n) { skip_ += n; }
   // Stands n bytes earlier again.
   void back(size_t n);
 
@@ -55,11 +59,17 @@ class UserCursor {
 
 class UserSink final : public vfs::Sink {
  public:
-  UserSink(Task& task, const UserBuffers& buffers) : Sink(buffers.total()), cursor_(task, buffers) {}
+  UserSink(Task& task, const UserBuffers& buffers)
+      : Sink(buffers.total()), task_(task), cursor_(task, buffers) {}
   Result<size_t> put(const void* from, size_t n) override;
+  bool take(const platform::FileBytes& bytes) override;
+  // What take() took; n = 0: nothing.
+  const task::FileRead& taken() const { return taken_; }
 
  private:
+  Task& task_;
   UserCursor cursor_;
+  task::FileRead taken_{};
 };
 
 class UserSource final : public vfs::Source {

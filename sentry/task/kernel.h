@@ -51,6 +51,8 @@ class Kernel {
   // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart
   // code).
   i64 (*dispatch)(Task& task) = nullptr;
+  // Of task.file_read the stub could copy so many bytes only (hostile): does the rest, and returns what the call does.
+  i64 (*finish_file_read)(Task& task, u64 copied) = nullptr;
 
   Result<i32> allocate_pid();
   Task* find_task(i32 tid) const;

@@ -43,6 +43,7 @@ void Task::run() {
           if (!group->exiting) finish_syscall(vfork_child);
           break;
         }
+        case EntryKind::kFileShort: thread->resume(kernel().finish_file_read(*this, entry.args[0])); break;
         case EntryKind::kMapped:  // nobody asked: not our stub any more
         case EntryKind::kLost:
           // Killed from outside (the host's OOM killer, an administrator). Another task's exec ends this one quietly.

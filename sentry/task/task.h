@@ -18,6 +18,15 @@ namespace sbx::task {
 
 class UtsNamespace;
 
+// A read whose bytes the stub copies out of a file window, for the case that it cannot.
+struct FileRead {
+  const vfs::File* file;  // compared only
+  i32 fd;
+  bool at_position;  // the file's position moved
+  u64 offset, addr;
+  size_t n;  // 0: none
+};
+
 class Task {
  public:
   const i32 tid;
@@ -51,6 +60,7 @@ class Task {
   u32 sched_policy = 0;  // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE: shown, not enforced
   u32 personality = 0;   // personality(2)
   bool resumed = false;  // the handler has resumed the thread by itself (clone, exec, mmap): run() must not
+  FileRead file_read{};  // what the stub was last told to copy out of a file
   bool exited = false;
   i32 vfork_child = 0;  // pid of the child a vfork waits for
 

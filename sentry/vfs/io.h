@@ -6,6 +6,10 @@
 #include "sentry/base/result.h"
 #include "sentry/base/types.h"
 
+namespace sbx::platform {
+struct FileBytes;
+}
+
 namespace sbx::vfs {
 
 // Destination of a read. put() may be called several times; it stores consecutively.
@@ -18,6 +22,9 @@ class Sink {
   // Memory into which up to n next bytes may be placed directly (then call commit), or null: use put().
   virtual u8* window(size_t n) { return n == 0 ? nullptr : nullptr; }
   virtual void commit(size_t) {}
+  // Takes bytes.n <= left() bytes of a host file as they are, at some later time but before the reader goes on. False:
+  // use the other ways.
+  virtual bool take(const platform::FileBytes&) { return false; }
 
  protected:
   explicit Sink(size_t n) : left_(n) {}

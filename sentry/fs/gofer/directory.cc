@@ -314,6 +314,7 @@ void GoferInode::lost_name(GoferInode& parent, std::string_view name) {
     --attr_.nlink;
   // The change time moved too; without name and descriptor it cannot be asked for.
   valid_ = links_.empty() && !has_descriptor();
+  if (last && users_ == 0) retire_windows();
   if (last) gofer_fs().forget_inode(*this);
 }
 

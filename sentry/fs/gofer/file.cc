@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "sentry/fiber/kernel_lock.h"
+#include "sentry/platform/file_window.h"
 
 namespace sbx::fs::gofer {
 namespace {
@@ -84,8 +85,39 @@ Result<size_t> GoferFile::read_some(int fd, void* to, size_t n, u64 offset) {
   return static_cast<size_t>(got);
 }
 
+// Bytes that are there for sure the guest's own thread copies, out of a mapping. To make one costs as much as several
+// reads do; a file that is read through once is done by then.
+bool GoferFile::read_from_window(vfs::Sink& to, u64* offset, size_t* done) {
+  constexpr u32 kReadsBefore = 4;
+  constexpr size_t kMany = 64 * 1024;  // such a read alone is worth it
+  platform::FileBytes bytes;
+  bool many = to.left() >= kMany;
+  if (reads_ < kReadsBefore && !many && !inode_->has_windows()) {
+    ++reads_;
+    return false;
+  }
+  auto end = inode_->end_of_data();
+  if (!end || *offset >= *end) return false;
+  bytes.n = std::min<u64>(to.left(), *end - *offset);
+  bytes.may_map = reads_ >= kReadsBefore || bytes.n >= kMany;
+  auto fd = inode_->read_only_descriptor();
+  if (!fd) return false;
+  bytes.fd = *fd;
+  bytes.file = inode_->windows();
+  bytes.offset = *offset;
+  if (!to.take(bytes)) {
+    if (bytes.may_map) reads_ = 0;  // not for this reader, or not just now
+    ++reads_;
+    return false;
+  }
+  *offset += bytes.n;
+  *done = bytes.n;
+  return true;
+}
+
 Result<size_t> GoferFile::read(vfs::Sink& to, u64* offset) {
   if (offset == nullptr) offset = &position;
+  if (size_t done = 0; read_from_window(to, offset, &done)) return done;
   int fd = TRY(inode_->descriptor(false));
   size_t wanted = std::min(to.left(), kChunk);
   if (wanted == 0) return 0;

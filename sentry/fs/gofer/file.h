@@ -26,9 +26,11 @@ class GoferFile final : public vfs::File {
 
  private:
   ~GoferFile() override { inode_->remove_user(); }
+  bool read_from_window(vfs::Sink& to, u64* offset, size_t* done);
   Result<size_t> read_some(int fd, void* to, size_t n, u64 offset);
   Result<size_t> write_some(int fd, const void* from, size_t n, u64 offset);
   RefPtr<GoferInode> inode_;
+  u32 reads_ = 0;           // since it last got a window
   bool no_nowait_ = false;  // the host's filesystem does not know RWF_NOWAIT
 };
 

@@ -57,6 +57,7 @@ GoferInode::GoferInode(GoferFs& fs, const wire::Node& node)
 
 GoferInode::~GoferInode() {
   GoferFs& fs = gofer_fs();
+  retire_windows();
   drop_entries();
   if (kept_) fs.drop_descriptor(kept_at_);
   bool parent_knows = false;
@@ -232,6 +233,10 @@ Result<int> GoferInode::open_descriptor(UniqueFd& slot, u32 flags) {
   if (reply.attr.ino != attr_.ino || reply.attr.dev != attr_.dev) return Errno::kStale;
   set_attributes(reply.attr);
   slot = std::move(opened);
+  if (&slot == &read_write_) {
+    read_only_old_ = read_only_.valid();
+    retire_windows();
+  }
   settle_kept();
   return slot.get();
 }
@@ -243,8 +248,30 @@ Result<int> GoferInode::descriptor(bool write) {
 }
 
 Result<int> GoferInode::read_only_descriptor() {
-  if (read_only_.valid()) return read_only_.get();
-  return open_descriptor(read_only_, O_RDONLY);
+  if (read_only_.valid() && !read_only_old_) return read_only_.get();
+  auto opened = open_descriptor(read_only_, O_RDONLY);
+  if (!opened && read_only_.valid()) return read_only_.get();  // removed meanwhile
+  if (opened) read_only_old_ = false;
+  return opened;
+}
+
+Result<u64> GoferInode::end_of_data() {
+  if (valid_ && !mapped_ && gofer_fs().exclusive()) return attr_.size;
+  if (!has_descriptor()) return Errno::kStale;
+  struct stat st{};
+  if (fstat(any_descriptor(), &st) != 0) return last_errno();
+  return static_cast<u64>(st.st_size);
+}
+
+const RefPtr<platform::WindowFile>& GoferInode::windows() {
+  if (!windows_) windows_ = make_ref<platform::WindowFile>();
+  return windows_;
+}
+
+void GoferInode::retire_windows() {
+  if (!windows_) return;
+  windows_->retire();
+  windows_ = nullptr;
 }
 
 // Descriptors that nobody uses are kept for the next open, in a list from which the oldest go.
@@ -265,6 +292,8 @@ void GoferInode::add_user() {
 
 void GoferInode::remove_user() {
   if (--users_ > 0) return;
+  // A window keeps the file's blocks as an open descriptor does; what may be removed by others is not kept.
+  if (attr_.nlink == 0 || !gofer_fs().exclusive()) retire_windows();
   // Open for writing keeps the host from running it (ETXTBSY).
   if (!gofer_fs().exclusive() && !links_.empty()) {
     if (!valid_ && read_write_.valid()) (void)refresh();

@@ -6,6 +6,7 @@
 
 #include "sentry/base/unique_fd.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/platform/file_window.h"
 #include "sentry/vfs/file.h"
 
 namespace sbx::fs::gofer {
@@ -63,6 +64,11 @@ class GoferInode final : public vfs::Inode {
   void written() { valid_ = false; }
   // As far as known the file is not longer.
   bool ends_by(u64 offset) const { return valid_ && !mapped_ && attr_.size <= offset; }
+  // Where the file ends right now. kStale: unknown.
+  Result<u64> end_of_data();
+  // What file windows know it by.
+  const RefPtr<platform::WindowFile>& windows();
+  bool has_windows() const { return windows_.get() != nullptr && windows_->ref_count() > 1; }
   // The guest maps it shared and writable: from now on each attr() asks.
   void mapped_shared() { mapped_ = true; }
   bool was_mapped_shared() const { return mapped_; }
@@ -112,6 +118,7 @@ class GoferInode final : public vfs::Inode {
   Result<wire::Target> target(int* fd) const;
   Result<int> open_descriptor(UniqueFd& slot, u32 flags);
   void settle_kept();
+  void retire_windows();
   void add_link(GoferInode& parent, std::string_view name);
   void remove_link(GoferInode& parent, std::string_view name);
   // The parent's entry does not speak of this object any more.
@@ -157,6 +164,8 @@ class GoferInode final : public vfs::Inode {
   u32 found_after_ = 0;      // as a child: how many its directory had seen when it was last looked up there
   std::vector<Link> links_;
   UniqueFd read_only_, read_write_;
+  bool read_only_old_ = false;  // opened before the file was opened for writing: a layer may have copied it since
+  RefPtr<platform::WindowFile> windows_;
   u32 users_ = 0;
   bool kept_ = false;
   GoferFs::DescriptorList::iterator kept_at_;

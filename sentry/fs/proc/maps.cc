@@ -3,13 +3,14 @@
 #include <charconv>
 
 #include "sentry/base/log.h"
+#include "sentry/platform/layout.h"
 
 namespace sbx::fs::proc {
 
 namespace {
 
 constexpr std::string_view kPatchedText = "/memfd:text";
-constexpr u64 kOwnStart = 0x68000000, kOwnEnd = 0x76000000;
+constexpr u64 kOwnStart = platform::kReservedBegin, kOwnEnd = platform::kReservedEnd;
 
 struct Line {
   u64 start = 0, end = 0;

@@ -58,10 +58,40 @@ u16 copy_arguments(Context& ctx, u32 nr) {
   return static_cast<u16>(mask);
 }
 
+// The window is mapped where none was. What cannot be copied, because the guest's buffer is bad or the file is shorter
+// by now, the sentry finds out by itself.
+void copy_from_file(Slot& slot) {
+  const SlotFileCopy op = slot.file_copy;
+  u64 done = 0;
+  bool sane = op.window < kFileWindows && op.from >= kFileWindowsBase && op.length <= kFileWindowBytes &&
+              op.from + op.length <= kFileWindowsBase + kFileWindowsBytes;
+  bool mapped = sane;
+  if (op.fd >= 0) {
+    process().file_windows = 1;
+    u64 at = kFileWindowsBase + op.window * kFileWindowBytes;
+    if (sane) mapped = !failed(sys6(kNrMmap, at, kFileWindowBytes, 1, 0x11, static_cast<u64>(op.fd), op.map_offset));
+    sys6(kNrClose, static_cast<u64>(op.fd));
+  }
+  if (mapped) done = op.length - stub_copy(reinterpret_cast<void*>(op.to), reinterpret_cast<void*>(op.from), op.length);
+  __atomic_store_n(&slot.file_window, 0, __ATOMIC_RELEASE);
+  if (done == op.length) return;
+  slot.args[0] = done;
+  submit(slot, RequestKind::kFileShort);
+}
+
+void drop_file_windows(u32 mask) {
+  for (u32 i = 0; i < kFileWindows; ++i) {
+    if ((mask >> i & 1) != 0) sys6(kNrMunmap, kFileWindowsBase + i * kFileWindowBytes, kFileWindowBytes);
+  }
+}
+
 // Results the sentry left in the window. A fault makes the call answer EFAULT, as the kernel's copy_to_user would.
 i64 copy_results(Slot& slot) {
-  u32 count = slot.out_count;
+  u32 flags = slot.out_count;
+  u32 count = flags & kOutCountMask;
   if (count > kMaxCopyOut) die();
+  if ((flags & kDropWindows) != 0) drop_file_windows(slot.drop_windows);
+  if ((flags & kCopyFile) != 0) copy_from_file(slot);
   i64 ret = slot.ret;
   for (u32 i = 0; i < count; ++i) {
     const CopyOp& op = slot.out[i];

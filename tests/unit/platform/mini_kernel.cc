@@ -187,6 +187,7 @@ void MiniKernel::run(std::shared_ptr<MiniTask> task) {
     Entry entry = task->thread->wait_entry();
     switch (entry.kind) {
       case EntryKind::kMapped:
+      case EntryKind::kFileShort:
       case EntryKind::kLost:
         if (--task->process->threads == 0) end_process(*task->process, SIGKILL);
         return;
