@@ -145,7 +145,8 @@ bool GuestThreadImpl::copy_from_file(u64 addr, const FileBytes& bytes) {
   return true;
 }
 
-// What goes along with the reply: the copy that was promised, and windows to drop. Returns the flags of Slot::out_count.
+// What goes along with the reply: the copy that was promised, and windows to drop. Returns the flags of
+// Slot::out_count.
 u32 GuestThreadImpl::file_orders() {
   Slot& s = host_->slot();
   u32 flags = 0;

@@ -49,9 +49,9 @@ enum class RequestKind : u8 {
   kSignalCheck = 2,
   kFault = 3,
   kCloneFailed = 4,  // args[0]: -errno
-  kMapped = 5,    // a zygote finished its image, or a MapOp with `report` was done: args[0]: the address, 0 or -errno
-  kTemplate = 6,  // template or zygote: ready for a command
-  kCloned = 7,    // the vfork child exists
+  kMapped = 5,     // a zygote finished its image, or a MapOp with `report` was done: args[0]: the address, 0 or -errno
+  kTemplate = 6,   // template or zygote: ready for a command
+  kCloned = 7,     // the vfork child exists
   kFileShort = 8,  // of a SlotFileCopy only args[0] bytes could be copied
 };
 

@@ -27,10 +27,10 @@ enum class EntryKind : u8 {
   kFault,        // a synchronous host signal in guest code: fault valid
   kCloned,       // after resume_clone with kVfork: the child exists; the parent waits for resume(tid) until the kernel
                  // lets it go on (child execed or exited). Not used for kFork and kThread.
-  kMapped,  // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
+  kMapped,     // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
   kFileShort,  // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
                // resume, by resume()
-  kLost,    // the host thread is gone (killed from outside, exited by itself): no resume is possible
+  kLost,       // the host thread is gone (killed from outside, exited by itself): no resume is possible
 };
 
 struct Fault {

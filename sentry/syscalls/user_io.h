@@ -59,8 +59,7 @@ class UserCursor {
 
 class UserSink final : public vfs::Sink {
  public:
-  UserSink(Task& task, const UserBuffers& buffers)
-      : Sink(buffers.total()), task_(task), cursor_(task, buffers) {}
+  UserSink(Task& task, const UserBuffers& buffers) : Sink(buffers.total()), task_(task), cursor_(task, buffers) {}
   Result<size_t> put(const void* from, size_t n) override;
   bool take(const platform::FileBytes& bytes) override;
   // What take() took; n = 0: nothing.

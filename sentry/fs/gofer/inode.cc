@@ -258,7 +258,7 @@ Result<int> GoferInode::read_only_descriptor() {
 Result<u64> GoferInode::end_of_data() {
   if (valid_ && !mapped_ && gofer_fs().exclusive()) return attr_.size;
   if (!has_descriptor()) return Errno::kStale;
-  struct stat st{};
+  struct stat st {};
   if (fstat(any_descriptor(), &st) != 0) return last_errno();
   return static_cast<u64>(st.st_size);
 }

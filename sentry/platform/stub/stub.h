@@ -102,7 +102,7 @@ struct ProcessData {
   u64 minsigstksz;
   u64 vdso_begin, vdso_end;
   u32 trampolines;
-  u32 threaded;  // other threads have run, or may run, in this memory
+  u32 threaded;      // other threads have run, or may run, in this memory
   u32 file_windows;  // some may be mapped
   FrameModel frame;
   u32 seen[kSeenSites];                  // sites that have trapped, by hash: low half of the address
