@@ -83,6 +83,7 @@ void perform_clone(Context& ctx) {
     mm_unlock();
     if (ret == 0) {
       process().threaded = 0;
+      process().traps = 0;
       adopt_slots(clone.fd);
       ctx.regs->rax = 0;
       if (clone.child_sp != 0) ctx.regs->rsp = clone.child_sp;

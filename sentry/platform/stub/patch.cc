@@ -19,12 +19,30 @@ constexpr u64 kReadOnlyText = 1 | 4;
 constexpr u64 kWritableText = 1 | 2 | 4;
 
 u32 hash(u64 site) { return static_cast<u32>((site * 0x9e3779b97f4a7c15ull) >> 56); }
-u64& failed_entry(u64 site) { return process().failed[hash(site)]; }
 static_assert(kFailedSites == 256 && kSeenSites == 256);
 
+// Two places for each: of sites that share an entry and trap by turns each would forget the other.
+bool has_failed(u64 site) {
+  const u64* failed = process().failed;
+  u32 at = hash(site);
+  return __atomic_load_n(&failed[at], __ATOMIC_RELAXED) == site ||
+         __atomic_load_n(&failed[at ^ 1], __ATOMIC_RELAXED) == site;
+}
+void note_failed(u64 site) {
+  u64* failed = process().failed;
+  u32 at = hash(site);
+  if (__atomic_load_n(&failed[at], __ATOMIC_RELAXED) != 0) at ^= 1;
+  __atomic_store_n(&failed[at], site, __ATOMIC_RELAXED);
+}
+
 // A patch costs two to three traps (a copied page, four changes of protection), and most sites of a short program are
-// called once: the second trap patches. A site that shares its entry with a busier one may have to wait for a third.
+// called once: the second trap patches. In a process that has trapped often already the first does: sites that share
+// an entry here and are called by turns would never be known again.
 bool traps_again(u64 site) {
+  constexpr u32 kOften = 200;
+  u32& traps = process().traps;
+  if (traps >= kOften) return true;
+  ++traps;
   u32& seen = process().seen[hash(site)];
   u32 low = static_cast<u32>(site);
   if (__atomic_load_n(&seen, __ATOMIC_RELAXED) == low) return true;
@@ -183,7 +201,7 @@ void try_patch(Context& ctx) {
   u64 site = ret - 2;
   u32 nr = static_cast<u32>(ctx.regs->rax);
   if (nr == kNrSigreturn || ret < kLowestMapping || ret >= kUserEnd) return;
-  if (__atomic_load_n(&failed_entry(site), __ATOMIC_RELAXED) == site || !traps_again(site)) return;
+  if (has_failed(site) || !traps_again(site)) return;
   ProcessData& p = process();
   u64 page = site & ~(kPageSize - 1);
   mm_lock();
@@ -208,7 +226,7 @@ void try_patch(Context& ctx) {
     ++ctx.slot->counters.patches;
   } else if (!raced) {
     ++ctx.slot->counters.unpatchable;
-    __atomic_store_n(&failed_entry(site), site, __ATOMIC_RELAXED);
+    note_failed(site);
   }
   mm_unlock();
 }

@@ -104,6 +104,7 @@ struct ProcessData {
   u32 trampolines;
   u32 threaded;      // other threads have run, or may run, in this memory
   u32 file_windows;  // some may be mapped
+  u32 traps;         // so far, until there are many
   FrameModel frame;
   u32 seen[kSeenSites];                  // sites that have trapped, by hash: low half of the address
   SharedRange shared[kMaxSharedRanges];  // where text must not be patched: the bytes are not ours alone
