@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/seccomp.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -240,6 +241,8 @@ HostResult<void> boot(Sentry& sentry) {
 }  // namespace
 
 int sentry_main(int boot_fd) {
+  mallopt(M_ARENA_MAX, 1);
+  mallopt(M_TOP_PAD, 256 * 1024);
   auto config = control::read_boot_config(boot_fd);
   if (!config) {
     log_init(2, LogFormat::kText, LogLevel::kError);
