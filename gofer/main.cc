@@ -94,6 +94,7 @@ HostResult<void> run(int memfd) {
       TRY(ServerChannel::create(socket, [&server](u32 type, std::string_view request, UniqueFd& in, UniqueFd& out) {
         return server.serve(type, request, in, out);
       }));
+  if (sysconf(_SC_NPROCESSORS_CONF) > 1) TRY(server.start_helper());
   TRY(load_filter(boot.raw_sockets));
   channel->go();
   channel->wait_for_end();

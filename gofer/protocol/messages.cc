@@ -1,5 +1,6 @@
 #include "gofer/protocol/messages.h"
 
+#include <algorithm>
 #include <type_traits>
 
 namespace sbx::gofer {
@@ -91,7 +92,8 @@ void put(Encoder& e, const std::vector<T>& v) {
 template <typename T>
 bool get(Decoder& d, std::vector<T>& v) {
   u32 n = d.u32v();
-  // Grown by what is really there: a count alone must not make us allocate.
+  // Grown by what is really there: a count alone must not make us allocate much.
+  v.reserve(std::min<size_t>({n, d.left(), 256}));
   for (u32 i = 0; i < n; ++i) {
     T one{};
     if (!get(d, one)) return false;

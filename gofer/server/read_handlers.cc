@@ -54,7 +54,21 @@ Result<WalkReply> Server::handle(const WalkRequest& m, Descriptors&) {
   return reply;
 }
 
-Result<void> Server::fill_directory(NodeId id, const Dir& d, bool with_nodes, ReadDirReply& reply) {
+namespace {
+size_t size_of(const DirEntry& entry, bool with_nodes) {
+  return 48 + entry.name.size() + (with_nodes ? sizeof(Attr) + 16 + entry.node.target.size() : 0);
+}
+}  // namespace
+
+// The rest of the directory is read again next time.
+Result<void> Server::stop_before(u64 cookie) {
+  stream_.cookie = cookie;
+  if (lseek64(stream_.fd.get(), static_cast<off64_t>(cookie), SEEK_SET) < 0) return last_errno();
+  return {};
+}
+
+// Names, as many as go into a reply.
+Result<void> Server::read_names(bool with_nodes, ReadDirReply& reply) {
   size_t bytes = 0;
   for (;;) {
     ssize_t n = getdents64(stream_.fd.get(), buffer_.data(), buffer_.size());
@@ -71,26 +85,43 @@ Result<void> Server::fill_directory(NodeId id, const Dir& d, bool with_nodes, Re
       if (name == "." || name == "..") continue;
       // A file system that offers impossible names is not passed on.
       if (!valid_name(name)) continue;
-      DirEntry entry;
+      DirEntry& entry = reply.entries.emplace_back();
       entry.name = name;
       entry.ino = raw->d_ino;
       entry.cookie = stream_.cookie;
       entry.type = raw->d_type;
-      if (with_nodes) {
-        auto node = child_node(id, d, entry.name);
-        entry.known = node.has_value();
-        if (entry.known) entry.node = std::move(*node);
-      }
-      bytes += 48 + name.size() + (entry.known ? sizeof(Attr) + 16 + entry.node.target.size() : 0);
-      reply.entries.push_back(std::move(entry));
-      if (bytes >= kReadDirBytes) {
-        // The rest of this buffer is read again next time.
-        if (at < n && lseek64(stream_.fd.get(), static_cast<off64_t>(stream_.cookie), SEEK_SET) < 0)
-          return last_errno();
-        return {};
-      }
+      bytes += size_of(entry, with_nodes);
+      if (bytes >= kReadDirBytes) return at < n ? stop_before(stream_.cookie) : Result<void>();
     }
   }
+}
+
+Result<void> Server::fill_directory(NodeId id, const Dir& d, bool with_nodes, ReadDirReply& reply) {
+  TRY(read_names(with_nodes, reply));
+  if (!with_nodes) return {};
+  auto& entries = reply.entries;
+  auto look = [&](size_t i) {
+    auto attr = child_attr(d, entries[i].name.c_str());
+    entries[i].known = attr.has_value();
+    if (attr) entries[i].node.attr = *attr;
+  };
+  if (entries.size() >= kManyEntries) {
+    helper_.each(entries.size(), look);
+  } else {
+    for (size_t i = 0; i < entries.size(); ++i) look(i);
+  }
+  size_t bytes = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    DirEntry& entry = entries[i];
+    if (entry.known) entry.known = complete(id, d, entry.name, entry.node).has_value();
+    bytes += size_of(entry, true);
+    if (bytes < kReadDirBytes || i + 1 == entries.size()) continue;
+    // The targets of links need more room than was thought.
+    entries.resize(i + 1);
+    reply.end = false;
+    return stop_before(entries[i].cookie);
+  }
+  return {};
 }
 
 Result<ReadDirReply> Server::handle(const ReadDirRequest& m, Descriptors&) {

@@ -101,9 +101,14 @@ Result<std::string> Server::read_link_at(int fd, const char* name) {
 Result<Node> Server::child_node(NodeId id, const Dir& d, const std::string& name) {
   Node node;
   node.attr = TRY(child_attr(d, name.c_str()));
+  TRY(complete(id, d, name, node));
+  return node;
+}
+
+Result<void> Server::complete(NodeId id, const Dir& d, const std::string& name, Node& node) {
   if (S_ISDIR(node.attr.mode)) node.dir = TRY(nodes_.intern(id, name, node.attr));
   if (S_ISLNK(node.attr.mode)) node.target = TRY(read_link_at(d.fd, name.c_str()));
-  return node;
+  return {};
 }
 
 Result<void> Server::check_passed_file(const Dir& d, int fd) {

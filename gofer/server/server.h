@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gofer/protocol/messages.h"
+#include "gofer/server/helper.h"
 #include "gofer/server/node_table.h"
 
 namespace sbx::gofer {
@@ -28,6 +29,8 @@ class Server {
   // One request as it came; never throws, never ends the process.
   Result<std::string> serve(u32 type, std::string_view request, UniqueFd& in, UniqueFd& out);
   NodeTable& nodes() { return nodes_; }
+  // Where there are several CPUs: a thread that shares the work on large directories. Before the filter.
+  HostResult<void> start_helper() { return helper_.start(); }
 
  private:
 #define FIELD(type, name)
@@ -49,6 +52,8 @@ class Server {
   Result<Attr> child_attr(const Dir& d, const char* name);
   // Attributes plus link target and, for directories, the node.
   Result<Node> child_node(NodeId id, const Dir& d, const std::string& name);
+  // What child_node() adds to the attributes.
+  Result<void> complete(NodeId id, const Dir& d, const std::string& name, Node& node);
   Result<std::string> read_link_at(int fd, const char* name);
   // What `target` means, resolved. `fd` is O_PATH unless by_fd; `owned` keeps it open where it is ours alone.
   struct Resolved {
@@ -61,6 +66,8 @@ class Server {
   Result<Resolved> resolve(const Target& target, UniqueFd& in, bool change);
   // Checks that `fd` is an open regular file of the mount that `d` is in.
   Result<void> check_passed_file(const Dir& d, int fd);
+  Result<void> stop_before(u64 cookie);
+  Result<void> read_names(bool with_nodes, ReadDirReply& reply);
   Result<void> fill_directory(NodeId id, const Dir& d, bool with_nodes, ReadDirReply& reply);
   // A descriptor we hold, opened again with other flags.
   Result<UniqueFd> reopen(int number, u32 flags);
@@ -75,6 +82,9 @@ class Server {
     u64 cookie = 0;
   } stream_;
   std::vector<char> buffer_;
+  // To wake it costs as much as this many entries.
+  static constexpr size_t kManyEntries = 48;
+  Helper helper_;
 };
 
 // Makes new files belong to a guest id while it lives: the file system ids of the calling thread (credentials(7)). Ids

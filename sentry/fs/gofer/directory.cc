@@ -51,7 +51,7 @@ void GoferInode::drop_entries() {
   for (auto& [name, e] : gone->by_name) {
     if (e.node && e.node->dir != wire::kNoNode && fs.find(e.node->attr) == nullptr) fs.forget_node(e.node->dir);
   }
-  misses_ = 0;
+  if (directory_) directory_->misses = 0;
 }
 
 Result<void> GoferInode::read_entries(Read what) {
@@ -63,6 +63,10 @@ Result<void> GoferInode::read_entries(Read what) {
   m.with_nodes = what == Read::kNodes;
   for (;;) {
     auto reply = TRY(call_dir(m));
+    if (m.cookie == 0) {  // often all of it
+      listing->entries.reserve(reply.entries.size());
+      fresh->by_name.reserve(reply.entries.size());
+    }
     for (wire::DirEntry& e : reply.entries) {
       m.cookie = e.cookie;
       // A filesystem that does not tell types: only stat knows them.
@@ -75,7 +79,9 @@ Result<void> GoferInode::read_entries(Read what) {
         entry.ino = e.node.attr.ino;
         entry.type = static_cast<u8>(IFTODT(e.node.attr.mode));
         if (e.node.dir != wire::kNoNode) fs.remember_node(e.node.dir);
-        if (GoferInode* live = fs.find(e.node.attr)) live->update(e.node);
+        // Without other names and unknown under this one, there is no object of it.
+        bool may_live = directory().live_children != 0 || e.node.attr.nlink > 1 || e.type == DT_DIR;
+        if (GoferInode* live = may_live ? fs.find(e.node.attr) : nullptr) live->update(e.node);
         entry.node = std::make_unique<wire::Node>(std::move(e.node));
       }
       listing->entries.push_back({e.name, entry.ino, entry.type});
@@ -83,7 +89,7 @@ Result<void> GoferInode::read_entries(Read what) {
     }
     if (reply.end) {
       set_attributes(reply.attr);
-      note_seen();
+      note_times();
       break;
     }
     if (reply.entries.empty()) return Errno::kIo;
@@ -136,8 +142,8 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
   if (!entries_fresh()) {
     // Reading all of it costs about 2 µs an entry, asking for one name 10: worth it once a share of it was asked for.
     // 40 bytes an entry is what ext4 needs for names of ordinary length.
-    ++misses_;
-    bool worth = gofer_fs().exclusive() && misses_ >= 4 && u64{misses_} * 1024 >= attr_.size;
+    ++directory().misses;
+    bool worth = gofer_fs().exclusive() && directory().misses >= 4 && u64{directory().misses} * 1024 >= attr_.size;
     if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
   }
   auto it = entries_->by_name.find(std::string(name));
@@ -165,12 +171,13 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
     entry_is(name, *inode);
   }
   if (!gofer_fs().exclusive()) inode->name_told_at_ = entries_->read_at;
-  inode->found_after_ = outside_changes_;
+  inode->found_after_ = directory().outside_changes;
   return RefPtr<vfs::Inode>(inode);
 }
 
 void GoferInode::entry_added(std::string_view name, const wire::Node& node) {
-  valid_ = seen_.known = false;
+  valid_ = false;
+  forget_times();
   if (!entries_) return;
   entries_->by_name[std::string(name)] =
       Entry{nullptr, std::make_unique<wire::Node>(node), node.attr.ino, static_cast<u8>(IFTODT(node.attr.mode))};
@@ -186,7 +193,8 @@ void GoferInode::entry_is(std::string_view name, GoferInode& inode) {
 }
 
 void GoferInode::entry_removed(std::string_view name) {
-  valid_ = seen_.known = false;
+  valid_ = false;
+  forget_times();
   if (!entries_) return;
   entries_->by_name.erase(std::string(name));
   entries_->listing.reset();
@@ -281,7 +289,7 @@ Result<void> GoferInode::link(std::string_view name, vfs::Inode& target_inode) {
   file.set_attributes(reply.attr);
   wire::Node node;
   node.attr = reply.attr;
-  node.target = file.link_target_;
+  node.target = file.link_target();
   entry_added(name, node);
   file.add_link(*this, name);
   return {};
@@ -332,7 +340,7 @@ Result<void> GoferInode::rename(std::string_view old_name, vfs::Inode& child, vf
     wire::Node node;
     node.attr = i.attr_;
     node.dir = i.node_;
-    node.target = i.link_target_;
+    node.target = i.link_target();
     return node;
   };
   bool exchange = (flags & RENAME_EXCHANGE) != 0;

@@ -89,25 +89,29 @@ Result<void> GoferFs::sync() {
   return {};
 }
 
+namespace {
+// Else an inode number used again for something else.
+bool is_same(const wire::Attr& known, const wire::Attr& told) {
+  return (known.mode & S_IFMT) == (told.mode & S_IFMT) && known.btime.seconds == told.btime.seconds &&
+         known.btime.nanoseconds == told.btime.nanoseconds;
+}
+}  // namespace
+
 GoferInode* GoferFs::find(const wire::Attr& attr) const {
   auto it = inodes_.find({attr.dev, attr.ino});
-  if (it == inodes_.end()) return nullptr;
-  const wire::Attr& known = it->second->known();
-  // An inode number used again for something else.
-  bool same = (known.mode & S_IFMT) == (attr.mode & S_IFMT) && known.btime.seconds == attr.btime.seconds &&
-              known.btime.nanoseconds == attr.btime.nanoseconds;
-  return same ? it->second : nullptr;
+  return it != inodes_.end() && is_same(it->second->known(), attr) ? it->second : nullptr;
 }
 
 RefPtr<GoferInode> GoferFs::intern(const wire::Node& node, bool fresh) {
   if (node.dir != wire::kNoNode) remember_node(node.dir);
-  if (GoferInode* live = find(node.attr)) {
-    RefPtr<GoferInode> inode(live);
+  auto [it, added] = inodes_.try_emplace({node.attr.dev, node.attr.ino}, nullptr);
+  if (!added && is_same(it->second->known(), node.attr)) {
+    RefPtr<GoferInode> inode(it->second);
     if (fresh) inode->update(node);
     return inode;
   }
   auto inode = make_ref<GoferInode>(*this, node);
-  inodes_[{node.attr.dev, node.attr.ino}] = inode.get();
+  it->second = inode.get();
   return inode;
 }
 

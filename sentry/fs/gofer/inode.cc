@@ -46,13 +46,20 @@ u64 coarse_now() {
   return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
 }
 
+std::unique_ptr<std::string> text_of(const std::string& target) {
+  return target.empty() ? nullptr : std::make_unique<std::string>(target);
+}
+
 }  // namespace
 
 GoferInode::GoferInode(GoferFs& fs, const wire::Node& node)
-    : Inode(fs), keep_fs_(&fs), attr_(node.attr), node_(node.dir), link_target_(node.target) {
-  told_at_ = looked_at_ = fs.exclusive() ? coarse_now() : fiber::now_ns();
+    : Inode(fs), keep_fs_(&fs), attr_(node.attr), node_(node.dir), link_target_(text_of(node.target)) {
+  told_at_ = fs.exclusive() ? coarse_now() : fiber::now_ns();
   name_told_at_ = fs.exclusive() ? 0 : told_at_;
-  note_seen();
+  if (is_dir()) {
+    note_times();
+    directory().looked_at = told_at_;
+  }
 }
 
 GoferInode::~GoferInode() {
@@ -62,6 +69,7 @@ GoferInode::~GoferInode() {
   if (kept_) fs.drop_descriptor(kept_at_);
   bool parent_knows = false;
   for (Link& link : links_) {
+    --link.parent->directory().live_children;
     if (!link.parent->entries_) continue;
     auto it = link.parent->entries_->by_name.find(link.name);
     if (it == link.parent->entries_->by_name.end() || it->second.ino != attr_.ino) continue;
@@ -69,7 +77,7 @@ GoferInode::~GoferInode() {
     if (e.inode != nullptr && e.inode != this) continue;
     e.inode = nullptr;
     parent_knows = valid_ && !mapped_;
-    e.node = parent_knows ? std::make_unique<wire::Node>(wire::Node{attr_, node_, link_target_}) : nullptr;
+    e.node = parent_knows ? std::make_unique<wire::Node>(wire::Node{attr_, node_, link_target()}) : nullptr;
   }
   if (node_ != wire::kNoNode && node_ != fs.root_node() && !parent_knows) fs.forget_node(node_);
   fs.forget_inode(*this);
@@ -78,7 +86,7 @@ GoferInode::~GoferInode() {
 void GoferInode::update(const wire::Node& node) {
   attr_ = node.attr;
   if (node.dir != wire::kNoNode) node_ = node.dir;
-  if (S_ISLNK(attr_.mode)) link_target_ = node.target;
+  if (S_ISLNK(attr_.mode)) link_target_ = text_of(node.target);
   valid_ = true;
   told_at_ = gofer_fs().exclusive() ? coarse_now() : fiber::now_ns();
   if (!gofer_fs().exclusive()) name_told_at_ = told_at_;
@@ -167,7 +175,7 @@ Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
   }
   if (mask == 0) return {};
   int fd = -1;
-  seen_.known = false;
+  forget_times();
   wire::SetAttrRequest m;
   m.target = TRY(target(&fd));
   m.change.mask = mask;
@@ -203,7 +211,7 @@ Result<RefPtr<vfs::File>> GoferInode::open(const vfs::Path& path, u32 flags) {
 
 Result<std::string> GoferInode::read_link() {
   if (type() != S_IFLNK) return Errno::kInval;
-  return link_target_;
+  return link_target();
 }
 
 Result<void> GoferInode::connect_host_socket(int socket, const security::Credentials& creds) {
@@ -315,16 +323,20 @@ void GoferInode::close_kept() {
 // --- names ---
 
 void GoferInode::add_link(GoferInode& parent, std::string_view name) {
-  found_after_ = parent.outside_changes_;
+  found_after_ = parent.directory().outside_changes;
   for (Link& link : links_) {
     if (link.parent.get() == &parent && link.name == name) return;
   }
   // A directory has one name; so does nearly everything else.
   if (is_dir()) {
-    for (const Link& link : links_) leave_entry(link);
+    for (const Link& link : links_) {
+      leave_entry(link);
+      --link.parent->directory().live_children;
+    }
     links_.clear();
   }
   links_.push_back({RefPtr<GoferInode>(&parent), std::string(name)});
+  ++parent.directory().live_children;
   settle_kept();
 }
 
@@ -334,6 +346,7 @@ void GoferInode::remove_link(GoferInode& parent, std::string_view name) {
   if (it == links_.end()) return;
   RefPtr<GoferInode> keep = it->parent;
   leave_entry(*it);
+  --it->parent->directory().live_children;
   links_.erase(it);
   settle_kept();
 }
@@ -364,7 +377,7 @@ Result<void> GoferInode::set_xattr(std::string_view name, std::string_view value
   m.flags = flags;
   TRY(gofer_fs().call(m, fd));
   // An ACL changes the mode.
-  seen_.known = false;
+  forget_times();
   if (auto done = refresh(); !done) valid_ = false;
   return {};
 }
@@ -383,7 +396,7 @@ Result<void> GoferInode::remove_xattr(std::string_view name) {
   m.target = TRY(target(&fd));
   m.name = name;
   TRY(gofer_fs().call(m, fd));
-  seen_.known = false;
+  forget_times();
   if (auto done = refresh(); !done) valid_ = false;
   return {};
 }
@@ -391,25 +404,32 @@ Result<void> GoferInode::remove_xattr(std::string_view name) {
 bool GoferInode::child_still_valid(std::string_view, vfs::Inode* child) {
   if (gofer_fs().exclusive()) {
     look_for_outside_changes();
-    if (outside_changes_ == 0) return true;
-    return child != nullptr && static_cast<GoferInode*>(child)->found_after_ == outside_changes_;
+    if (directory().outside_changes == 0) return true;
+    return child != nullptr && static_cast<GoferInode*>(child)->found_after_ == directory().outside_changes;
   }
   if (child == nullptr) return false;
   return fiber::now_ns() - static_cast<GoferInode*>(child)->name_told_at_ < kSharedTtlNs;
 }
 
+void GoferInode::note_times() {
+  Directory& d = directory();
+  d.times_known = true;
+  d.mtime = attr_.mtime;
+  d.ctime = attr_.ctime;
+}
+
 void GoferInode::look_for_outside_changes() {
   const u64 now = coarse_now();
-  if (now - looked_at_ < kOutsideNs) return;
-  looked_at_ = now;
+  if (now - directory().looked_at < kOutsideNs) return;
+  directory().looked_at = now;
   auto same = [](const wire::Timestamp& a, const wire::Timestamp& b) {
     return a.seconds == b.seconds && a.nanoseconds == b.nanoseconds;
   };
-  const Seen before = seen_;
+  const Directory before = directory();
   const bool there = refresh().has_value();
-  note_seen();
-  if (there && (!before.known || (same(before.mtime, attr_.mtime) && same(before.ctime, attr_.ctime)))) return;
-  ++outside_changes_;
+  note_times();
+  if (there && (!before.times_known || (same(before.mtime, attr_.mtime) && same(before.ctime, attr_.ctime)))) return;
+  ++directory().outside_changes;
   drop_entries();
 }
 

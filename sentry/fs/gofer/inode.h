@@ -1,5 +1,7 @@
 // Inside fs/gofer: the inode.
 #pragma once
+#include <boost/container/small_vector.hpp>
+#include <memory>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -146,31 +148,41 @@ class GoferInode final : public vfs::Inode {
   // First, so it goes last: the destructor speaks to it, and a dentry may drop the filesystem before its inode.
   RefPtr<GoferFs> keep_fs_;
   wire::Attr attr_;
-  wire::NodeId node_ = wire::kNoNode;  // directories, and a mount's root
-  std::string link_target_;
+  wire::NodeId node_ = wire::kNoNode;         // directories, and a mount's root
+  std::unique_ptr<std::string> link_target_;  // of a symbolic link
+  std::string link_target() const { return link_target_ ? *link_target_ : std::string(); }
   bool valid_ = true;  // attr_ holds what the gofer or a descriptor said last, and nothing happened since
   bool mapped_ = false;
   u64 told_at_ = 0;       // when attr_ was told (coarse in the container's own mounts)
   u64 name_told_at_ = 0;  // when the gofer last found it under its name
-  // Of a directory: its times when it was last looked at for outside changes; unknown after a change of our own.
-  struct Seen {
-    bool known = false;
-    wire::Timestamp mtime, ctime;
-  };
-  Seen seen_;
-  void note_seen() { seen_ = {true, attr_.mtime, attr_.ctime}; }
-  u64 looked_at_ = 0;
-  u32 outside_changes_ = 0;  // seen so far
-  u32 found_after_ = 0;      // as a child: how many its directory had seen when it was last looked up there
-  std::vector<Link> links_;
+  u32 found_after_ = 0;   // as a child: how many its directory had seen when it was last looked up there
+  boost::container::small_vector<Link, 1> links_;
   UniqueFd read_only_, read_write_;
   bool read_only_old_ = false;  // opened before the file was opened for writing: a layer may have copied it since
   RefPtr<platform::WindowFile> windows_;
   u32 users_ = 0;
   bool kept_ = false;
   GoferFs::DescriptorList::iterator kept_at_;
+  // What only directories have.
+  struct Directory {
+    // Its times when it was last looked at for outside changes; unknown after a change of our own.
+    bool times_known = false;
+    wire::Timestamp mtime, ctime;
+    u64 looked_at = 0;
+    u32 outside_changes = 0;  // seen so far
+    u32 live_children = 0;    // links to it
+    u32 misses = 0;           // lookups that had to ask since the entries were dropped
+  };
+  std::unique_ptr<Directory> directory_;
+  Directory& directory() {
+    if (!directory_) directory_ = std::make_unique<Directory>();
+    return *directory_;
+  }
+  void note_times();
+  void forget_times() {
+    if (directory_) directory_->times_known = false;
+  }
   std::unique_ptr<Entries> entries_;
-  u32 misses_ = 0;  // lookups that had to ask since the entries were dropped
 };
 
 }  // namespace sbx::fs::gofer
