@@ -21,7 +21,7 @@ constexpr u64 kUserTop = 0x7ffffffff000;
 constexpr u64 kStubStart = platform::kReservedBegin, kStubEnd = platform::kReservedEnd;
 
 // Places of our choosing, clear of the host's own mmap area (top of the address space) and of the stub.
-constexpr u64 kPieBase = 0x555555554000, kInterpreterBase = 0x7e0000000000, kStackTop = 0x7d8000000000;
+constexpr u64 kPieBase = 0x555555554000, kInterpreterBase = 0x7e9800000000, kStackTop = 0x7e9000000000;
 constexpr u64 kRandomPages = 1 << 22;  // 16 GiB of play: 22 bits
 
 u64 random_pages(u64 pages) {
