@@ -42,7 +42,7 @@ std::vector<FilterRow> make_rows() {
   add(SYS_munmap, "munmap");
   add(SYS_mprotect, "mprotect", {within_bits(2, 7)});
   add(SYS_mremap, "mremap", {within_bits(3, 3)});
-  add_values(SYS_madvise, "madvise", 2, {0, 1, 2, 3, 4, 8, 14, 15});
+  add_values(SYS_madvise, "madvise", 2, {0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 22, 23});
   add(SYS_mincore, "mincore");
   // Threads and time.
   std::initializer_list<u64> futex_ops = {0, 1, 3, 4, 5, 9, 10};

@@ -195,6 +195,21 @@ TEST(memory, advice) {
   OK(madvise(p, 4 * kPage, MADV_WILLNEED));
   FAILS(madvise(p + 1, kPage, MADV_DONTNEED), EINVAL);
   FAILS(madvise(p, kPage, 12345), EINVAL);
+  OK(madvise(p, kPage, MADV_DONTDUMP));
+  OK(madvise(p, kPage, MADV_DODUMP));
+  OK(madvise(p, 4 * kPage, MADV_POPULATE_WRITE));
+  // What a fork leaves out, and what it wipes.
+  OK(madvise(p + 2 * kPage, kPage, MADV_WIPEONFORK));
+  OK(madvise(p + 3 * kPage, kPage, MADV_DONTFORK));
+  pid_t child = spawn([&] {
+    CHECK_EQ(p[0], 1);
+    CHECK_EQ(p[2 * kPage], 0);
+    unsigned char v;
+    FAILS(mincore(p + 3 * kPage, kPage, &v), ENOMEM);
+    return 0;
+  });
+  wait_ok(child, __FILE__, __LINE__);
+  CHECK_EQ(p[2 * kPage], 1);
   OK(munmap(p, kPage));
   FAILS(madvise(p, 2 * kPage, MADV_DONTNEED), ENOMEM);
 }

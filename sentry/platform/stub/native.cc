@@ -92,8 +92,16 @@ bool do_madvise(Context& ctx, i64& ret) {
     case 3:
     case 4:
     case 8:
+    case 10:
+    case 11:
     case 14:
-    case 15: break;
+    case 15:
+    case 16:
+    case 17:
+    case 18:
+    case 19:
+    case 22:
+    case 23: break;
     default: return false;
   }
   if (touches_reserved(a[0], a[1]))
