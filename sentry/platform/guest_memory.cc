@@ -60,6 +60,10 @@ size_t move(i32 tid, u64 addr, void* local, size_t n, bool to_guest) {
 
 }  // namespace
 
+size_t GuestThreadImpl::move_memory(u64 addr, void* local, size_t n, bool to_guest) {
+  return move(host_->tid, addr, local, n, to_guest);
+}
+
 const u8* GuestThreadImpl::copied(u64 addr, size_t n) const {
   if (out_count_ != 0) return nullptr;  // what was written may be what is read
   for (int i = 0; i < 6; ++i) {
@@ -276,9 +280,17 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   set_pending(pending_);
   send_identity();
   entry_ = {};
+  awaits_start_ = true;
+  report_all_calls(report_all_);
+  return {};
+}
+
+void GuestThreadImpl::resume_exec() {
+  if (!awaits_start_) return;
+  awaits_start_ = false;
+  if (lost_ || !host_) return;
   host_->reply(Command::kStartImage);
   platform_.want_zygotes();
-  return {};
 }
 
 }  // namespace sbx::platform

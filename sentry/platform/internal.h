@@ -154,6 +154,7 @@ class GuestThreadImpl final : public GuestThread {
   void resume_exit() override;
   void resume_mmap(const MmapRequest& request) override;
   Result<void> exec(const ExecImage& image) override;
+  void resume_exec() override;
   void kill_host_process() override;
   Result<void> read(u64 addr, void* to, size_t n) override;
   Result<void> write(u64 addr, const void* from, size_t n) override;
@@ -161,6 +162,12 @@ class GuestThreadImpl final : public GuestThread {
   Result<size_t> write_some(u64 addr, const void* from, size_t n) override;
   Result<std::string> read_string(u64 addr, size_t max) override;
   bool copy_from_file(u64 addr, const FileBytes& bytes) override;
+  Result<size_t> peek(u64 addr, void* to, size_t n) override;
+  Result<size_t> poke(u64 addr, const void* from, size_t n) override;
+  void settle_writes() override;
+  Result<Registers> registers() override;
+  Result<void> set_registers(const Registers& r) override;
+  void report_all_calls(bool all) override;
   void kick() override;
   bool in_sentry() const override;
   void set_pending(u64 pending_set) override;
@@ -196,12 +203,16 @@ class GuestThreadImpl final : public GuestThread {
   int lend_when_rung(int fd);
   u32 file_orders();
   void note_windows(RequestKind kind);
+  // By process_vm_readv or writev: bytes moved.
+  size_t move_memory(u64 addr, void* local, size_t n, bool to_guest);
 
   PlatformImpl& platform_;
   std::unique_ptr<HostThread> host_;
   Entry entry_{};
   bool entry_ready_ = false;
   bool lost_ = false;
+  bool awaits_start_ = false;  // between exec() and resume_exec()
+  bool report_all_ = false;
   fiber::Fiber* fiber_ = nullptr;
   fiber::Fiber* ringing_for_ = nullptr;  // waits for the doorbell
   // The window's part of the running request, checked once.

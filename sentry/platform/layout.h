@@ -164,6 +164,8 @@ struct alignas(64) Slot {
   u32 native_child_tid;  // the kernel stores the child's host tid here (CLONE_PARENT_SETTID)
   u64 cookie;            // sentry
   u32 listener;          // template only: listener descriptor plus one
+  u64 regs;              // where the stub keeps the guest's registers
+  u64 fs_base;           // with report_all
 
   // Read by both with each call, written seldom.
   alignas(64) u32 polled;  // sentry: a thread looks at `state` right now, spinning is worth while

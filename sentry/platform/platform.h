@@ -14,6 +14,7 @@
 #include "sentry/base/types.h"
 #include "sentry/fiber/fiber.h"
 #include "sentry/platform/file_window.h"
+#include "sentry/platform/registers.h"
 
 namespace sbx::platform {
 
@@ -161,6 +162,8 @@ class GuestThread {
   // stub may have to be made). Mask and identity carry over; the alternate stack is reset. On error the old image is
   // intact and the caller resumes normally. Works on a thread of new_thread() that has no host thread yet.
   virtual Result<void> exec(const ExecImage& image) = 0;
+  // After exec(): the new program begins.
+  virtual void resume_exec() = 0;
 
   // Kills the host process (thread group) of this thread with SIGKILL, whatever its stub does; other host processes
   // that share its memory (vfork parent) live on. All GuestThreads of that host process get kLost from wait_entry() at
@@ -178,6 +181,12 @@ class GuestThread {
   // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
   // write them. All of a call's data at most; may park.
   virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;
+  // Of a thread that may be any, at any address; a stopped one's own writes first (settle_writes). Bytes moved, or
+  // kFault; kSrch: it is gone.
+  virtual Result<size_t> peek(u64 addr, void* to, size_t n) = 0;
+  virtual Result<size_t> poke(u64 addr, const void* from, size_t n) = 0;
+  // What write() left to the stub is written now.
+  virtual void settle_writes() = 0;
   // NUL-terminated string of at most max bytes without the NUL: kNametoolong beyond, kFault.
   virtual Result<std::string> read_string(u64 addr, size_t max) = 0;
 
@@ -207,6 +216,15 @@ class GuestThread {
   // RLIMIT_AS and RLIMIT_DATA of the guest process (bytes, RLIM_INFINITY for none): the host keeps them for its stub,
   // whose own areas are added. Children inherit them; exec() begins without.
   virtual void limit_memory(u64 address_space, u64 data) = 0;
+
+  // --- tracing ---
+  // While in_sentry(): the guest's registers when it came in (rax: the number, if it was a call). kSrch: it is not.
+  // orig_rax and the segments are not filled in, and not looked at.
+  virtual Result<Registers> registers() = 0;
+  // kIo: an impossible rip.
+  virtual Result<void> set_registers(const Registers& r) = 0;
+  // Calls that the stub answers by itself although they have an emulated form come in too.
+  virtual void report_all_calls(bool all) = 0;
 
   virtual i32 host_tid() const = 0;
   virtual RefPtr<AddressSpace> address_space() const = 0;

@@ -6,6 +6,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 
 namespace sbx::syscalls {
 
@@ -14,6 +15,23 @@ constexpr u64 kTypeMask = 0x0f;
 constexpr u64 kIgnored = MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_STACK | MAP_NONBLOCK | MAP_LOCKED |
                          MAP_POPULATE;  // hints, or rights a guest does not have over the host
 constexpr u64 kPassed = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE;
+
+// The stub does it and goes on by itself; to a tracer the call's end has to be shown first.
+Result<i64> map(Task& task, platform::MmapRequest& request) {
+  request.report = task.trace && task.trace->syscalls;
+  task.thread->resume_mmap(request);
+  if (request.report) {
+    platform::Entry entry = task.thread->wait_entry();
+    if (entry.kind == platform::EntryKind::kMapped) {
+      i64 at = static_cast<i64>(entry.args[0]);
+      if (at < 0 && at >= -133) return static_cast<Errno>(-at);
+      return at;
+    }
+    if (entry.kind != platform::EntryKind::kLost) task.thread->kill_host_process();
+  }
+  task.resumed = true;
+  return 0;
+}
 }  // namespace
 
 Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags, Int fd, Off offset) {
@@ -57,9 +75,7 @@ Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags
       }
     }
   }
-  task.resumed = true;
-  task.thread->resume_mmap(request);
-  return 0;
+  return map(task, request);
 }
 
 // Natively answered calls in a form the stub does not know.

@@ -1,6 +1,7 @@
 // Processes: clone, exec, exit, wait, process groups and sessions, prctl.
 #include <linux/capability.h>
 #include <linux/prctl.h>
+#include <linux/ptrace.h>
 #include <linux/sched.h>
 #include <linux/securebits.h>
 #include <sys/wait.h>
@@ -12,6 +13,7 @@
 #include "sentry/syscalls/seccomp.h"
 #include "sentry/syscalls/usage.h"
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::syscalls {
@@ -167,6 +169,7 @@ Result<i64> sys_execveat(Task& task, DirFd dir, UserPath path, UserAddr argv, Us
 }
 
 Result<i64> sys_exit(Task& task, Int code) {
+  task::trace_event(task, PTRACE_EVENT_EXIT, static_cast<u64>((code & 0xff) << 8));
   if (task.group->tasks.size() == 1)
     task::exit_group(*task.group, (code & 0xff) << 8);
   else
@@ -175,6 +178,7 @@ Result<i64> sys_exit(Task& task, Int code) {
 }
 
 Result<i64> sys_exit_group(Task& task, Int code) {
+  task::trace_event(task, PTRACE_EVENT_EXIT, static_cast<u64>((code & 0xff) << 8));
   task::exit_group(*task.group, (code & 0xff) << 8);
   return 0;
 }
@@ -246,7 +250,7 @@ Result<i64> sys_waitid(Task& task, Int which, Pid id, OutBuf info, Hex options, 
       if (report.status == 0xffff)
         child.code = CLD_CONTINUED, child.status = SIGCONT;
       else if (WIFSTOPPED(report.status))
-        child.code = CLD_STOPPED, child.status = WSTOPSIG(report.status);
+        child.code = report.traced ? CLD_TRAPPED : CLD_STOPPED, child.status = report.status >> 8;
       else if (WIFEXITED(report.status))
         child.code = CLD_EXITED, child.status = WEXITSTATUS(report.status);
       else

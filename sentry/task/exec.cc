@@ -8,6 +8,7 @@
 #include "sentry/base/log.h"
 #include "sentry/loader/elf.h"
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::task {
@@ -166,6 +167,7 @@ Result<void> become_only_thread(Task& task) {
   for (Task* other : group.tasks) {
     if (other == &task) continue;
     other->fiber->interrupt();
+    if (other->trace) other->trace->queue.wake_all();
     // Those in guest code come in and leave; the host threads end with the old host process.
     if (!other->thread->in_sentry()) other->thread->kick();
   }
@@ -220,6 +222,8 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
   group.vfork_done = true;
   group.vfork_queue.wake_all();
   recalc_pending(task);
+  trace_exec(task);
+  if (!group.exiting) task.thread->resume_exec();
   return 0;
 }
 
@@ -300,6 +304,7 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   task->publish_identity();
   auto started = task->thread->exec(prepared.program.image);
   if (!started) return undo(started.error());
+  task->thread->resume_exec();
   group->apply_memory_limits();
   group->image = image_info(prepared);
   group->has_execed = true;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::task {
@@ -149,6 +150,7 @@ void end_group(ThreadGroup& group, Task& last, i32 wait_status) {
     callback(group.exit_status);
   }
   group.exit_queue.wake_all();
+  trace_group_end(group);
   if (is_init) {
     if (kernel().on_init_exit) kernel().on_init_exit(group.exit_status);
     return;
@@ -167,6 +169,7 @@ void leave_memory(ThreadGroup& group) {
 void exit_task(Task& task, i32 wait_status) {
   task.exited = true;
   ThreadGroup& group = *task.group;
+  trace_exit(task, group.exiting ? group.exit_status : wait_status);
   RefPtr<ThreadGroup> keep(&group);
   platform::StubUsage u = task.thread->usage();
   // Dropped first: closing pipes and terminals must be seen by others before the parent hears of the end.

@@ -128,6 +128,7 @@ struct WaitReport {
   i32 status = 0;
   u32 uid = 0;
   Usage usage;
+  bool traced = false;  // a stop of a tracee: CLD_TRAPPED
 };
 Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request);
 // A zombie (or a stopped child) disappears from its parent.

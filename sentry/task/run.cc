@@ -2,6 +2,7 @@
 // back.
 #include "sentry/base/log.h"
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::task {
@@ -25,6 +26,10 @@ void Task::run() {
     if (!group->exiting) {
       switch (entry.kind) {
         case EntryKind::kStarted:
+          if (trace && signal_pending(*this)) {  // its first stop, before anything has run
+            handle_signal_check();
+            break;
+          }
           thread->resume_continue();
           if (signal_pending(*this)) thread->kick();
           break;
@@ -68,13 +73,20 @@ void Task::handle_syscall() {
   const u32 nr = entry.nr;
   for (;;) {
     resumed = false;
-    i64 result = kernel().dispatch(*this);
+    i64 result = 0;
+    std::optional<i64> skipped;
+    if (trace && trace->syscalls) skipped = trace_call_entry(*this);
+    if (!group->exiting) result = skipped ? *skipped : kernel().dispatch(*this);
     if (exited || group->exiting) return;
     // Another thread's exec ends this one: an interrupted call must not be begun again.
     if (group->exec_task != nullptr && group->exec_task != this) return;
     if (resumed) {
       if (signal_pending(*this)) thread->kick();
       return;
+    }
+    if (trace && trace->syscalls) {
+      result = trace_call_exit(*this, result);
+      if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
     }
     if (result > -512 || result < -516) {
       finish_syscall(result);
@@ -102,7 +114,9 @@ void Task::finish_syscall(i64 result) {
   // held back is delivered now, what only it let through has to wait again.
   if (result != -static_cast<i64>(Errno::kIntr)) restore_mask(*this);
   if (signal_pending(*this)) {
+    if (trace) trace->result = result;
     auto chosen = next_signal(*this);
+    if (trace) result = std::exchange(trace->result, std::nullopt).value_or(result);
     if (group->exiting) return;
     if (chosen) {
       platform::SignalDelivery delivery = make_delivery(*this, *chosen);
@@ -136,11 +150,15 @@ void Task::handle_fault() {
   info.signo = signo;
   info.code = entry.fault.code;
   info.addr = entry.fault.addr;
-  const signal::Action action = group->actions->of[static_cast<size_t>(signo)];
-  if (action.is_default() || action.is_ignored() || (thread->signal_mask() & signal::bit(signo)) != 0) {
+  if (trace && !trace_signal(*this, info)) {
+    if (!group->exiting && (group->exec_task == nullptr || group->exec_task == this)) thread->resume_continue();
+    return;
+  }
+  const signal::Action action = group->actions->of[static_cast<size_t>(info.signo)];
+  if (action.is_default() || action.is_ignored() || (thread->signal_mask() & signal::bit(info.signo)) != 0) {
     LOG_DEBUG("task %d: fatal %s at ip %#llx, address %#llx", tid, signal::signal_name(signo),
               static_cast<unsigned long long>(entry.ip), static_cast<unsigned long long>(entry.fault.addr));
-    exit_group(*group, signo);
+    exit_group(*group, info.signo);
     return;
   }
   platform::SignalDelivery delivery = make_delivery(*this, Chosen{info, action});

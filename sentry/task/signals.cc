@@ -1,6 +1,9 @@
 #include "sentry/task/signals.h"
 
+#include <linux/ptrace.h>
+
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 
 namespace sbx::task {
 
@@ -18,6 +21,7 @@ bool is_init(const ThreadGroup& group) { return kernel().init.get() == &group; }
 // change.
 bool ignored(const ThreadGroup& group, const Task* target, int signo) {
   if (target != nullptr && (target->thread->signal_mask() & bit(signo)) != 0) return false;
+  if (target != nullptr && target->trace) return false;  // its tracer sees all of them
   const signal::Action& action = group.actions->of[static_cast<size_t>(signo)];
   if (action.is_ignored()) return true;
   if (!action.is_default()) return false;
@@ -53,6 +57,7 @@ void continue_group(ThreadGroup& group) {
   group.stop_signal = 0;
   group.stop_report = false;
   group.continue_report = true;
+  trace_continued(group);
   tell_parent(group, CLD_CONTINUED, SIGCONT);
   group.stop_queue.wake_all();
 }
@@ -164,7 +169,8 @@ SigInfo user_siginfo(const Task& sender, int signo, int code) {
 
 bool signal_pending(const Task& task) {
   const ThreadGroup& group = *task.group;
-  if (group.exiting || group.stop_signal != 0) return true;
+  if (group.exiting || (group.stop_signal != 0 && !(task.trace && task.trace->passed_stop))) return true;
+  if (task.trace && task.trace->wants_stop) return true;
   if (group.exec_task != nullptr && group.exec_task != &task) return true;
   SigSet set = task.pending.set() | group.pending.set();
   return set != 0 && (set & ~task.thread->signal_mask()) != 0;
@@ -194,8 +200,15 @@ namespace {
 void wait_while_stopped(Task& task) {
   ThreadGroup& group = *task.group;
   while (group.stop_signal != 0 && !group.exiting) {
-    auto waited = group.stop_queue.wait_until([&] { return group.stop_signal == 0 || group.exiting; }, "stopped",
-                                              fiber::kNever, fiber::Interruptible::kNo);
+    if (task.trace) {
+      if (task.trace->passed_stop) return;
+      task.trace->passed_stop = true;  // let go on it runs, whatever the group does
+      trace_stop(task, group.stop_signal | (task.trace->seized ? PTRACE_EVENT_STOP << 8 : 0));
+      if (!still_traced(task)) continue;
+      return;
+    }
+    auto waited = group.stop_queue.wait_until([&] { return group.stop_signal == 0 || group.exiting || task.trace; },
+                                              "stopped", fiber::kNever, fiber::Interruptible::kNo);
     (void)waited;
   }
 }
@@ -205,6 +218,11 @@ void wait_while_stopped(Task& task) {
 std::optional<Chosen> next_signal(Task& task) {
   ThreadGroup& group = *task.group;
   for (;;) {
+    if (task.trace && task.trace->wants_stop) {
+      task.trace->wants_stop = false;
+      trace_stop(task, SIGTRAP | (PTRACE_EVENT_STOP << 8));
+      still_traced(task);
+    }
     if (group.stop_signal != 0) wait_while_stopped(task);
     if (group.exiting || (group.exec_task != nullptr && group.exec_task != &task)) return std::nullopt;
     SigSet wanted = ~task.thread->signal_mask() | signal::kUnblockable;
@@ -214,6 +232,7 @@ std::optional<Chosen> next_signal(Task& task) {
       recalc_pending(task);
       return std::nullopt;
     }
+    if (task.trace && !trace_signal(task, *info)) continue;
     const int signo = info->signo;
     const signal::Action action = group.actions->of[static_cast<size_t>(signo)];
     if (action.is_ignored()) continue;
@@ -264,6 +283,7 @@ void exit_group(ThreadGroup& group, i32 wait_status) {
   for (Task* task : group.tasks) {
     task->thread->kill_host_process();
     if (task->fiber != nullptr) task->fiber->interrupt();
+    if (task->trace) task->trace->queue.wake_all();
   }
   group.stop_queue.wake_all();
 }

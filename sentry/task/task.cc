@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::task {

@@ -17,6 +17,7 @@
 namespace sbx::task {
 
 class UtsNamespace;
+struct Trace;
 
 // A read whose bytes the stub copies out of a file window, for the case that it cannot.
 struct FileRead {
@@ -52,6 +53,9 @@ class Task {
   // Restart bookkeeping of the current syscall (restart_syscall(2) style calls keep an absolute deadline here).
   u64 restart_deadline = 0;
   bool restarting = false;  // the current dispatch repeats an interrupted call
+
+  std::unique_ptr<Trace> trace;  // null: nobody traces it (task/ptrace.h)
+  std::vector<Task*> tracees;
 
   platform::Entry entry{};  // what brought it in last
   i32 tid_in_ns() const { return tid; }

@@ -36,6 +36,12 @@ struct ImageInfo : public RefCounted {
   bool dumpable = true;
 };
 
+// A tracee that ended, for its tracer's wait; of a thread that is not its group's leader nobody else hears.
+struct TraceZombie {
+  i32 tid, pgid, status;
+  u32 uid;
+};
+
 class ThreadGroup : public RefCounted {
  public:
   explicit ThreadGroup(i32 pid);
@@ -74,6 +80,9 @@ class ThreadGroup : public RefCounted {
   int stop_signal = 0;
   bool stop_report = false, continue_report = false;
   fiber::WaitQueue stop_queue;  // stopped tasks park here
+
+  std::vector<TraceZombie> trace_zombies;  // not waited for yet
+  i32 leader_tracer = 0;                   // pid of the group that traced the leader, which has ended
 
   fiber::WaitQueue child_queue;   // wait4: something about a child changed
   fiber::WaitQueue exit_queue;    // pidfd readiness, `sbx exec` waiters: became a zombie

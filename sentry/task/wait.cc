@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 
 #include "sentry/task/kernel.h"
+#include "sentry/task/ptrace.h"
 
 namespace sbx::task {
 
@@ -9,18 +10,43 @@ namespace {
 
 constexpr u32 kWall = 0x40000000, kWclone = 0x80000000;
 
-bool matches(const Task& task, const ThreadGroup& child, const WaitRequest& request) {
+bool names(const Task& task, const WaitRequest& request, i32 id, i32 pgid) {
   switch (request.who) {
-    case WaitRequest::Who::kAny: break;
-    case WaitRequest::Who::kPid:
-      if (child.pid != request.id) return false;
-      break;
-    case WaitRequest::Who::kGroup: {
-      i32 id = request.id == 0 ? task.group->group->pgid : request.id;
-      if (!child.group || child.group->pgid != id) return false;
-      break;
+    case WaitRequest::Who::kAny: return true;
+    case WaitRequest::Who::kPid: return id == request.id;
+    case WaitRequest::Who::kGroup: return pgid == (request.id == 0 ? task.group->group->pgid : request.id);
+  }
+  return false;
+}
+
+// Stops and ends of tracees, which are seen whatever the options say of clone children and stops.
+bool look_at_tracees(Task& task, const WaitRequest& request, bool* any, WaitReport* report) {
+  const bool leave = (request.options & WNOWAIT) != 0;
+  auto& zombies = task.group->trace_zombies;
+  for (auto it = zombies.begin(); it != zombies.end() && (request.options & WEXITED) != 0; ++it) {
+    if (!names(task, request, it->tid, it->pgid)) continue;
+    *report = {it->tid, it->status, it->uid, {}};
+    if (!leave) zombies.erase(it);
+    return true;
+  }
+  for (Task* tracer : task.group->tasks) {
+    for (Task* tracee : tracer->tracees) {
+      const auto& group = tracee->group->group;
+      if (!names(task, request, tracee->tid, group ? group->pgid : 0)) continue;
+      *any = true;
+      Trace& trace = *tracee->trace;
+      if (!trace.report) continue;
+      *report = {tracee->tid, (trace.code << 8) | 0x7f, tracee->creds->uid, {}};
+      report->traced = true;
+      if (!leave) trace.report = false;
+      return true;
     }
   }
+  return false;
+}
+
+bool matches(const Task& task, const ThreadGroup& child, const WaitRequest& request) {
+  if (!names(task, request, child.pid, child.group ? child.group->pgid : 0)) return false;
   // Children whose exit signal is not SIGCHLD are "clone children": seen with __WALL or __WCLONE only.
   bool is_clone = child.exit_signal != SIGCHLD;
   return (request.options & kWall) != 0 || is_clone == ((request.options & kWclone) != 0);
@@ -35,6 +61,7 @@ Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request) {
 
   auto look = [&]() -> bool {
     any = false;
+    if (look_at_tracees(task, request, &any, &report)) return true;
     for (const auto& entry : self.children) {
       ThreadGroup& child = *entry;
       if (!matches(task, child, request)) continue;

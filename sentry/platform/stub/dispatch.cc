@@ -122,6 +122,8 @@ void ask_sentry(Context& ctx, RequestKind kind) {
   Slot& slot = *ctx.slot;
   slot.ip = ctx.regs->rip;
   slot.sp = ctx.regs->rsp;
+  slot.regs = reinterpret_cast<u64>(ctx.regs);
+  if (slot.report_all != 0) asm volatile("rdfsbase %0" : "=r"(slot.fs_base));
   submit(slot, kind);
   switch (slot.command) {
     case Command::kReturn:

@@ -119,6 +119,7 @@ Result<void> MiniKernel::load(MiniTask& task, const std::string& path, std::vect
   image.data.push_back({base, strings});
   image.data.push_back({image.sp, std::string(reinterpret_cast<char*>(pointers.data()), pointers.size() * 8)});
   TRY(task.thread->exec(image));
+  task.thread->resume_exec();
   task.process->execed = true;
   task.process->exe = path;
   child_queue_.wake_all();
