@@ -77,8 +77,10 @@ Result<size_t> GuestThreadImpl::poke(u64 addr, const void* from, size_t n) {
   return done;
 }
 
-void GuestThreadImpl::settle_writes() {
+void GuestThreadImpl::settle_memory() {
   if (host_ && !lost_ && host_->where == Where::kSentry && out_count_ != 0) flush_writes();
+  for (u32& length : in_length_) length = 0;
+  probed_begin_ = probed_end_ = 0;
 }
 
 void GuestThreadImpl::report_all_calls(bool all) {

@@ -164,7 +164,8 @@ class GuestThreadImpl final : public GuestThread {
   bool copy_from_file(u64 addr, const FileBytes& bytes) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;
   Result<size_t> poke(u64 addr, const void* from, size_t n) override;
-  void settle_writes() override;
+  bool has_memory() const override { return host_ && !lost_ && host_->where != Where::kUnbound; }
+  void settle_memory() override;
   Result<Registers> registers() override;
   Result<void> set_registers(const Registers& r) override;
   void report_all_calls(bool all) override;

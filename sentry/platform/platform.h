@@ -181,12 +181,14 @@ class GuestThread {
   // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
   // write them. All of a call's data at most; may park.
   virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;
-  // Of a thread that may be any, at any address; a stopped one's own writes first (settle_writes). Bytes moved, or
+  // Of a thread that may be any, at any address; a stopped one's own writes first (settle_memory). Bytes moved, or
   // kFault; kSrch: it is gone.
   virtual Result<size_t> peek(u64 addr, void* to, size_t n) = 0;
   virtual Result<size_t> poke(u64 addr, const void* from, size_t n) = 0;
-  // What write() left to the stub is written now.
-  virtual void settle_writes() = 0;
+  // Its host thread exists: a new child's does a little later than its parent returns.
+  virtual bool has_memory() const = 0;
+  // What write() left to the stub is written now, and what the stub copied along with the request is read anew.
+  virtual void settle_memory() = 0;
   // NUL-terminated string of at most max bytes without the NUL: kNametoolong beyond, kFault.
   virtual Result<std::string> read_string(u64 addr, size_t max) = 0;
 

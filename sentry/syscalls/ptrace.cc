@@ -1,4 +1,6 @@
 // ptrace(2) and the calls that reach into another process's memory.
+#include "sentry/task/ptrace.h"
+
 #include <elf.h>
 #include <linux/audit.h>
 #include <linux/ptrace.h>
@@ -12,7 +14,6 @@
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/user_io.h"
 #include "sentry/task/kernel.h"
-#include "sentry/task/ptrace.h"
 #include "sentry/task/signals.h"
 
 namespace sbx::syscalls {
@@ -275,8 +276,7 @@ Result<i64> other_memory(Task& task, i32 pid, u64 local_at, u64 local_count, u64
   for (const abi::IoVec& v : remote) {
     if (static_cast<i64>(v.length) < 0) return Errno::kInval;
   }
-  Task* target = task::kernel().find_task(pid);
-  if (target == nullptr) return Errno::kSrch;
+  Task* target = TRY(task::task_with_memory(pid));
   if (local.total() == 0) return 0;
   TRY(task::may_trace(task, *target));
   UserCursor cursor(task, local);

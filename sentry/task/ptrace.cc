@@ -99,6 +99,18 @@ Result<void> may_trace(const Task& task, const Task& target) {
   return {};
 }
 
+Result<Task*> task_with_memory(i32 tid) {
+  constexpr u64 kStep = 200'000;  // ns
+  for (int tries = 0; tries < 5000; ++tries) {
+    Task* target = kernel().find_task(tid);
+    if (target == nullptr) return Errno::kSrch;
+    if (target->thread->has_memory()) return target;
+    fiber::current()->set_wait_reason("new task");
+    fiber::park_until(fiber::now_ns() + kStep);
+  }
+  return Errno::kSrch;
+}
+
 Result<void> attach(Task& tracer, Task& target, bool seize, u32 options) {
   if (tracer.group == target.group) return Errno::kPerm;
   TRY(may_trace(tracer, target));
@@ -179,7 +191,7 @@ void trace_stop(Task& task, int code, std::optional<SigInfo> info) {
   trace.info = std::move(info);
   trace.inject = 0;
   trace.changed = trace.continued = false;
-  task.thread->settle_writes();
+  task.thread->settle_memory();
   tell_tracer(task, CLD_TRAPPED, code & 0x7f);
   auto waited = trace.queue.wait_until([&] { return !trace.stopped || has_to_end(task); }, "ptrace", fiber::kNever,
                                        fiber::Interruptible::kNo);

@@ -32,6 +32,8 @@ struct Trace {
 
 // Whether `task` may look at and change `target` (__ptrace_may_access with PTRACE_MODE_ATTACH_REALCREDS). kPerm.
 Result<void> may_trace(const Task& task, const Task& target);
+// The task `tid` once its memory can be looked at; may park for one that was made just now. kSrch.
+Result<Task*> task_with_memory(i32 tid);
 // PTRACE_ATTACH, PTRACE_SEIZE. kPerm: it is traced already, or as may_trace().
 Result<void> attach(Task& tracer, Task& target, bool seize, u32 options);
 // PTRACE_TRACEME. kPerm.

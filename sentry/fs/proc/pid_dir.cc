@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "sentry/base/log.h"
+#include "sentry/fs/proc/mem_file.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/proc/target.h"
 
@@ -16,7 +17,7 @@ using task::ThreadGroup;
 
 namespace {
 
-enum class Kind : u8 { kText, kExe, kCwd, kRoot, kFd, kFdInfo, kTask, kNs, kAttr, kNetLink };
+enum class Kind : u8 { kText, kExe, kCwd, kRoot, kFd, kFdInfo, kTask, kNs, kAttr, kNetLink, kMem };
 enum class Guard : u8 { kNone, kReader };  // kReader: needs ptrace read access
 
 using TargetStore = Result<void> (*)(const Target&, std::string_view);
@@ -102,6 +103,7 @@ const Entry kEntries[] = {
     {"limits", S_IFREG | 0444, Kind::kText, limits_text},
     {"loginuid", S_IFREG | 0644, Kind::kText, loginuid_text, store_loginuid},
     {"maps", S_IFREG | 0444, Kind::kText, maps_text, nullptr, Guard::kReader},
+    {"mem", S_IFREG | 0600, Kind::kMem},
     {"mountinfo", S_IFREG | 0444, Kind::kText, mountinfo_text},
     {"mounts", S_IFREG | 0444, Kind::kText, mounts_text},
     {"mountstats", S_IFREG | 0400, Kind::kText, mountstats_text, nullptr, Guard::kNone, false},
@@ -468,6 +470,7 @@ RefPtr<Node> PidDir::make(size_t i, u64 ino) {
   PseudoFs& fs = pseudo_fs();
   switch (entry.kind) {
     case Kind::kText: return make_ref<PidText>(fs, ino, target_, entry);
+    case Kind::kMem: return mem_node(fs, ino, target_);
     case Kind::kExe:
     case Kind::kCwd:
     case Kind::kRoot: return make_ref<PathLink>(fs, ino, target_, entry.kind);

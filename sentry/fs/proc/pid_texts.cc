@@ -7,6 +7,7 @@
 #include "sentry/fs/proc/maps.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/proc/target.h"
+#include "sentry/task/ptrace.h"
 #include "sentry/time/clock.h"
 
 namespace sbx::fs::proc {
@@ -79,9 +80,15 @@ const char* state_name(char letter) {
     case 'R': return "R (running)";
     case 'D': return "D (disk sleep)";
     case 'T': return "T (stopped)";
+    case 't': return "t (tracing stop)";
     case 'Z': return "Z (zombie)";
     default: return "S (sleeping)";
   }
+}
+
+i32 tracer_of(const Task* t) {
+  const Task* tracer = t != nullptr && t->trace ? t->trace->tracer : nullptr;
+  return tracer != nullptr ? tracer->pid() : 0;
 }
 
 struct SignalSets {
@@ -229,8 +236,8 @@ Result<std::string> status_text(const Target& target) {
   const i32 id = target.tid != 0 ? target.tid : g.pid;
   std::string out = "Name:\t" + escape_comm(comm_of(target)) + "\n";
   if (t != nullptr && t->fs) out += str_printf("Umask:\t%04o\n", t->fs->umask);
-  out += str_printf("State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n",
-                    state_name(state_of(target, host_stat)), g.pid, id, parent_of(g));
+  out += str_printf("State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n",
+                    state_name(state_of(target, host_stat)), g.pid, id, parent_of(g), tracer_of(t));
   if (creds != nullptr) {
     out += str_printf("Uid:\t%u\t%u\t%u\t%u\nGid:\t%u\t%u\t%u\t%u\n", creds->uid, creds->euid, creds->suid,
                       creds->fsuid, creds->gid, creds->egid, creds->sgid, creds->fsgid);

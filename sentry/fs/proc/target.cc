@@ -2,6 +2,7 @@
 
 #include <linux/capability.h>
 
+#include "sentry/task/ptrace.h"
 #include "sentry/time/clock.h"
 
 namespace sbx::fs::proc {
@@ -73,6 +74,7 @@ CpuTimes group_cpu(const ThreadGroup& group) {
 char state_letter(const Target& target) {
   const Task* t = target.task();
   if (t == nullptr || target.group->zombie) return 'Z';
+  if (t->trace && t->trace->stopped) return 't';
   if (target.group->stop_signal != 0) return 'T';
   if (t == task::current_task()) return 'R';
   if (t->thread->in_sentry()) return t->fiber != nullptr && t->fiber->parked_since() != 0 ? 'S' : 'R';
