@@ -32,7 +32,7 @@ soak: build
 # Docker, containerd and podman from Debian, private daemons: each case with runc and with sbx, and compared.
 test-engines: build
 	@scripts/install-deps run test engines
-	@tests/engines/run.py --sbx $(BUILD)/sbx
+	@tests/engines/run.py --sbx $(BUILD)/sbx --load 60
 
 # What a machine can see in the source: rooms, headers, format, TRY, documents. Also part of `make test`.
 check:

@@ -41,6 +41,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--sbx", default=os.path.join(box.REPO, "build/sbx"))
 parser.add_argument("--engine", action="append", choices=sorted(ENGINES))
 parser.add_argument("--quick", action="store_true", help="only the cases marked so, for CI")
+parser.add_argument("--load", type=int, help="how many seconds servers are under load; default: a few")
 parser.add_argument("--list", action="store_true")
 parser.add_argument("cases", nargs="*")
 arguments = parser.parse_args()
@@ -69,6 +70,9 @@ root = subprocess.check_output([os.path.join(box.REPO, "scripts/make-rootfs"), o
 
 def run(engine, runtime, script, timeout):
     environment = dict(os.environ, LC_ALL="C.UTF-8", **engine.use(runtime))
+    if arguments.load:
+        environment.update(LOAD=str(arguments.load), CLIENTS="90")
+        timeout += 2 * arguments.load
     text = COMMON + engine.prelude() + script
     result = box.run_host(["bash", "-c", text, "bash"], timeout=timeout, environment=environment)
     said = result.stdout.decode(errors="replace")
