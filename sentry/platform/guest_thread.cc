@@ -24,7 +24,7 @@ i64 clamp_errno(u64 value) {
 
 }  // namespace
 
-GuestThreadImpl::~GuestThreadImpl() = default;
+GuestThreadImpl::~GuestThreadImpl() { inspected(-ESRCH); }
 
 void GuestThreadImpl::take_host(std::unique_ptr<HostThread> host) {
   host_ = std::move(host);
@@ -36,6 +36,10 @@ void GuestThreadImpl::take_host(std::unique_ptr<HostThread> host) {
 void GuestThreadImpl::on_request() {
   const Slot& s = host_->slot();
   entries.add();
+  if (s.kind == RequestKind::kInspected) {
+    inspected(static_cast<i64>(s.args[0]));
+    return;
+  }
   // One read of each field: the guest may change them meanwhile.
   auto kind = static_cast<RequestKind>(__atomic_load_n(reinterpret_cast<const u8*>(&s.kind), __ATOMIC_RELAXED));
   // Before the reply, which is all the order it needs.
@@ -104,6 +108,7 @@ void GuestThreadImpl::on_request() {
 void GuestThreadImpl::lost() {
   if (lost_) return;
   lost_ = true;
+  inspected(-ESRCH);
   kicked_ = false;
   if (kick_timer_) kick_timer_->cancel();
   if (host_) host_->where = Where::kGone;

@@ -169,6 +169,12 @@ class GuestThreadImpl final : public GuestThread {
   Result<Registers> registers() override;
   Result<void> set_registers(const Registers& r) override;
   void report_all_calls(bool all) override;
+  Result<void> poke_protected(u64 addr, std::string bytes, u32 prot) override;
+  Result<std::string> fp_state() override;
+  Result<void> set_fp_state(std::string state) override;
+  void step() override {
+    if (host_ && !lost_) host_->slot().step = 1;
+  }
   void kick() override;
   bool in_sentry() const override;
   void set_pending(u64 pending_set) override;
@@ -204,6 +210,15 @@ class GuestThreadImpl final : public GuestThread {
   int lend_when_rung(int fd);
   u32 file_orders();
   void note_windows(RequestKind kind);
+  // A command to a stub that waits for its reply. It outlives the thread, as who asks may.
+  struct Inspection {
+    fiber::Fiber* asks;
+    bool done = false;
+    i64 result = 0;
+    std::string window;  // kFpGet: what it holds then
+  };
+  std::shared_ptr<Inspection> inspect(Command command);
+  void inspected(i64 result);
   // By process_vm_readv or writev: bytes moved.
   size_t move_memory(u64 addr, void* local, size_t n, bool to_guest);
 
@@ -214,6 +229,7 @@ class GuestThreadImpl final : public GuestThread {
   bool lost_ = false;
   bool awaits_start_ = false;  // between exec() and resume_exec()
   bool report_all_ = false;
+  std::shared_ptr<Inspection> inspection_;
   fiber::Fiber* fiber_ = nullptr;
   fiber::Fiber* ringing_for_ = nullptr;  // waits for the doorbell
   // The window's part of the running request, checked once.

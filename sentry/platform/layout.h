@@ -53,6 +53,7 @@ enum class RequestKind : u8 {
   kTemplate = 6,   // template or zygote: ready for a command
   kCloned = 7,     // the vfork child exists
   kFileShort = 8,  // of a SlotFileCopy only args[0] bytes could be copied
+  kInspected = 9,  // a command of inspection is done: args[0]: 0 or -errno
 };
 
 enum class Command : u8 {
@@ -67,6 +68,10 @@ enum class Command : u8 {
   kLoadImage = 8,   // image
   kStartImage = 9,  // image.entry, image.sp
   kDie = 10,        // exit_group
+  // Inspection: done at once, then the stub waits for the reply to its request again.
+  kPoke = 11,   // window: PokeOp, bytes
+  kFpGet = 12,  // window: the guest's floating point state, as XSAVE writes it
+  kFpSet = 13,
 };
 
 struct SlotDelivery {
@@ -102,6 +107,16 @@ struct CopyOp {
   u32 offset;  // in the window
   u32 length;
 };
+
+// Bytes into a page of the guest that may not be writable; prot: what it is.
+struct PokeOp {
+  u64 addr;
+  u32 length, prot;
+};
+// The parts of the floating point state that a tracer sees: all but AMX's tiles, which the host gives to no program
+// that has not asked. An XSAVE image of them is smaller than this.
+constexpr u64 kFpParts = ~(3ull << 17);
+constexpr u64 kMaxFpBytes = 4096;
 
 struct SlotImage {
   u32 maps, copies;  // MapOp[maps] then CopyOp[copies] at the window's start
@@ -205,6 +220,7 @@ struct alignas(64) Slot {
   alignas(64) SlotFileCopy file_copy;  // reply, with kCopyFile
   u32 file_window;                     // its number plus one: the stub clears it when it has copied
   u32 drop_windows;                    // reply, with kDropWindows: bit i: file window i is to be unmapped
+  u32 step;                            // reply, with report_all: SIGTRAP after one instruction
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

@@ -225,6 +225,15 @@ class GuestThread {
   virtual Result<Registers> registers() = 0;
   // kIo: an impossible rip.
   virtual Result<void> set_registers(const Registers& r) = 0;
+  // Into memory that the guest may not be able to write, within one page; prot: PROT_*, as it is. Parks: afterwards this
+  // object may be gone. kFault; kSrch: the thread is not in the sentry, or ended meanwhile.
+  virtual Result<void> poke_protected(u64 addr, std::string bytes, u32 prot) = 0;
+  // The floating point registers as XSAVE writes them, without the software's words. Park, as above. kInval: too large.
+  virtual Result<std::string> fp_state() = 0;
+  // state: from fp_state(), changed; anything that cannot be loaded is dropped.
+  virtual Result<void> set_fp_state(std::string state) = 0;
+  // With the next resume: SIGTRAP after one instruction.
+  virtual void step() = 0;
   // Calls that the stub answers by itself although they have an emulated form come in too.
   virtual void report_all_calls(bool all) = 0;
 

@@ -10,4 +10,7 @@ struct Registers {
 };
 static_assert(sizeof(Registers) == 27 * 8);
 
+// XCR0: the parts of the floating point state that are in use.
+u64 enabled_fp_parts();
+
 }  // namespace sbx::platform

@@ -11,6 +11,8 @@
 #include <cstring>
 
 #include "sentry/base/counters.h"
+#include "sentry/fs/proc/maps.h"
+#include "sentry/fs/proc/proc.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/user_io.h"
 #include "sentry/task/kernel.h"
@@ -88,10 +90,52 @@ Result<void> poke_user(Task& target, u64 offset, u64 word) {
   return set_registers_of(target, r);
 }
 
-// The general registers as a note of a core file names them; others are not kept where the sentry sees them.
+// Text: its pages are made writable for the moment. Parks, after which the target may be gone.
+Result<void> poke_text(i32 host_pid, Task& target, u64 addr, u64 word) {
+  const i32 tid = target.tid;
+  std::string maps = TRY(fs::proc::read_host_proc(host_pid, "maps"));
+  const char* bytes = reinterpret_cast<const char*>(&word);
+  for (size_t done = 0; done < sizeof(word);) {
+    u64 at = addr + done;
+    size_t n = std::min<u64>(sizeof(word) - done, kPageSize - at % kPageSize);
+    u32 prot = TRY(fs::proc::private_protection(maps, at));
+    Task* now = task::kernel().find_task(tid);
+    if (now != &target) return Errno::kSrch;
+    TRY(target.thread->poke_protected(at, std::string(bytes + done, n), prot));
+    done += n;
+  }
+  return {};
+}
+
+// What PTRACE_GETFPREGS shows (struct user_fpregs_struct), and the whole.
+constexpr size_t kFpBytes = 512, kFpHeader = 512, kXcr0At = 464;
+
+Result<i64> fp_register_set(Task& task, Task& target, bool whole, u64 at, u64* length, bool set) {
+  std::string state = TRY(target.thread->fp_state());  // parks
+  u64 n = std::min<u64>(*length, whole ? state.size() : kFpBytes);
+  *length = n;
+  if (!set) {
+    const u64 parts = platform::enabled_fp_parts();
+    if (whole) memcpy(state.data() + kXcr0At, &parts, sizeof(parts));
+    TRY(task.memory().write(at, state.data(), n));
+    return 0;
+  }
+  if (!whole && n < kFpBytes) return Errno::kInval;
+  TRY(task.memory().read(at, state.data(), n));
+  if (!whole) state[kFpHeader] = static_cast<char>(state[kFpHeader] | 3);
+  TRY(target.thread->set_fp_state(std::move(state)));
+  return 0;
+}
+
+// The registers as the notes of a core file name them.
 Result<i64> register_set(Task& task, Task& target, u64 type, u64 vec_at, bool set) {
   abi::IoVec vec;
   TRY(task.memory().read(vec_at, &vec, sizeof(vec)));
+  if (type == NT_PRFPREG || type == NT_X86_XSTATE) {
+    TRY(fp_register_set(task, target, type == NT_X86_XSTATE, vec.base, &vec.length, set));
+    TRY(task.memory().write(vec_at, &vec, sizeof(vec)));
+    return 0;
+  }
   if (type != NT_PRSTATUS) {
     STUB("ptrace register set", static_cast<i64>(type));
     return Errno::kInval;
@@ -155,9 +199,9 @@ Result<i64> signal_info(Task& task, Task& target, u64 at, bool set) {
   return 0;
 }
 
-Result<i64> let_go_on(Task& target, u64 signo, bool syscalls) {
+Result<i64> let_go_on(Task& target, u64 signo, task::Resume how) {
   if (signo > 64) return Errno::kIo;
-  task::resume_tracee(target, static_cast<int>(signo), syscalls);
+  task::resume_tracee(target, static_cast<int>(signo), how);
   return 0;
 }
 
@@ -200,12 +244,14 @@ Result<i64> to_stopped(Task& task, Task& target, i64 request, u64 addr, u64 data
     case PTRACE_POKETEXT:
     case PTRACE_POKEDATA: {
       auto put = target.thread->poke(addr, &data, sizeof(data));
-      if (!put || *put != sizeof(data)) return Errno::kIo;  // text too: its pages are not ours to change
+      if (put && *put == sizeof(data)) return 0;
+      if (!poke_text(target.thread->address_space()->host_pid(), target, addr, data)) return Errno::kIo;
       return 0;
     }
     case PTRACE_POKEUSR: TRY(poke_user(target, addr, data)); return 0;
-    case PTRACE_CONT: return let_go_on(target, data, false);
-    case PTRACE_SYSCALL: return let_go_on(target, data, true);
+    case PTRACE_CONT: return let_go_on(target, data, task::Resume::kRun);
+    case PTRACE_SYSCALL: return let_go_on(target, data, task::Resume::kToCall);
+    case PTRACE_SINGLESTEP: return let_go_on(target, data, task::Resume::kStep);
     case PTRACE_DETACH:
       if (data > 64) return Errno::kIo;
       task::detach(target, static_cast<int>(data));
@@ -220,6 +266,11 @@ Result<i64> to_stopped(Task& task, Task& target, i64 request, u64 addr, u64 data
       TRY(task.memory().read(data, &r, sizeof(r)));
       TRY(set_registers_of(target, r));
       return 0;
+    }
+    case PTRACE_GETFPREGS:
+    case PTRACE_SETFPREGS: {
+      u64 length = kFpBytes;
+      return fp_register_set(task, target, false, data, &length, request == PTRACE_SETFPREGS);
     }
     case PTRACE_SETOPTIONS:
       if ((data & ~kOptions) != 0) return Errno::kInval;

@@ -133,10 +133,11 @@ Result<void> attach_to_parent(Task& task) {
   return {};
 }
 
-void resume_tracee(Task& target, int signo, bool syscalls) {
+void resume_tracee(Task& target, int signo, Resume how) {
   Trace& trace = *target.trace;
   trace.inject = signo;
-  trace.syscalls = syscalls;
+  trace.syscalls = how == Resume::kToCall;
+  if (how == Resume::kStep) target.thread->step();
   trace.listening = false;
   trace.report = false;
   trace.stopped = false;

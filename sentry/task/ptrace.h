@@ -41,7 +41,8 @@ Result<void> attach_to_parent(Task& task);
 // Lets it run untraced; signo (0: none) is what it gets.
 void detach(Task& target, int signo);
 // Lets a stopped tracee go on.
-void resume_tracee(Task& target, int signo, bool syscalls);
+enum class Resume : u8 { kRun, kToCall, kStep };
+void resume_tracee(Task& target, int signo, Resume how);
 void interrupt_tracee(Task& target);
 void listen_tracee(Task& target);
 

@@ -424,3 +424,121 @@ TEST(ptrace, other_memory) {
   wait_ok(pid, __FILE__, __LINE__);
   CHECK_EQ(page[0], 'a');
 }
+
+namespace {
+// Four instructions of known length, a call of the kernel among them.
+extern "C" long stepped();
+extern "C" char stepped_syscall[], stepped_end[];
+asm(R"(
+  .text
+  .globl stepped, stepped_syscall, stepped_end
+stepped:
+  nop
+  mov $110, %eax
+stepped_syscall:
+  syscall
+  nop
+stepped_end:
+  ret
+)");
+extern "C" void broken();
+asm(R"(
+  .text
+  .globl broken
+broken:
+  nop
+  ret
+)");
+}  // namespace
+
+TEST(ptrace, breakpoints_and_steps) {
+  pid_t pid = traced([] {
+    for (int i = 0; i < 3; ++i) {
+      broken();
+      if (stepped() != getppid()) return 1;
+    }
+    return 0;
+  });
+  const auto at = (unsigned long)&broken;
+  long word = 0;
+  OK(trace(PTRACE_PEEKTEXT, pid, at, (unsigned long)&word));
+  CHECK_EQ(word & 0xff, 0x90);
+  // A breakpoint, as debuggers set it: in text, which is not writable.
+  OK(trace(PTRACE_POKETEXT, pid, at, (unsigned long)((word & ~0xffl) | 0xcc)));
+  for (int round = 0; round < 3; ++round) {
+    OK(trace(PTRACE_CONT, pid));
+    stops_with(pid, SIGTRAP);
+    user_regs_struct r = registers(pid);
+    CHECK_EQ(r.rip, at + 1);
+    siginfo_t info;
+    OK(trace(PTRACE_GETSIGINFO, pid, 0, (unsigned long)&info));
+    CHECK_EQ(info.si_code, SI_KERNEL);
+    // Over it: the instruction is put back, one step, and the breakpoint again.
+    OK(trace(PTRACE_POKETEXT, pid, at, (unsigned long)word));
+    r.rip = at;
+    OK(trace(PTRACE_SETREGS, pid, 0, (unsigned long)&r));
+    OK(trace(PTRACE_SINGLESTEP, pid));
+    stops_with(pid, SIGTRAP);
+    CHECK_EQ(registers(pid).rip, at + 1);
+    OK(trace(PTRACE_GETSIGINFO, pid, 0, (unsigned long)&info));
+    CHECK_EQ(info.si_code, TRAP_TRACE);
+    OK(trace(PTRACE_POKETEXT, pid, at, (unsigned long)((word & ~0xffl) | 0xcc)));
+    // On by steps until it is through the call and out again. (What loads the number may be one step with it.)
+    bool seen_behind = false;
+    for (int i = 0; i < 200 && !seen_behind; ++i) {
+      OK(trace(PTRACE_SINGLESTEP, pid));
+      stops_with(pid, SIGTRAP);
+      unsigned long ip = registers(pid).rip;
+      seen_behind = ip == (unsigned long)stepped_syscall + 2;
+    }
+    CHECK(seen_behind);
+    CHECK_EQ((long)registers(pid).rax, getpid());
+    OK(trace(PTRACE_SINGLESTEP, pid));
+    stops_with(pid, SIGTRAP);
+    CHECK_EQ(registers(pid).rip, (unsigned long)stepped_end);
+  }
+  OK(trace(PTRACE_CONT, pid));
+  CHECK_EQ(next(pid), 0);
+}
+
+TEST(ptrace, floating_point) {
+  pid_t pid = traced([] {
+    double x = 1.5;
+    asm volatile("movsd %0, %%xmm7" ::"m"(x) : "xmm7");
+    long ret;
+    asm volatile("syscall" : "=a"(ret) : "a"(SYS_getpgid), "D"(0) : "rcx", "r11", "memory");
+    double y;
+    asm volatile("movsd %%xmm7, %0" : "=m"(y));
+    if (y != 2.5) return 1;
+    asm volatile("movsd %0, %%xmm7" ::"m"(x) : "xmm7");
+    asm volatile("int3");
+    asm volatile("movsd %%xmm7, %0" : "=m"(y));
+    return y == 3.5 ? 0 : 2;
+  });
+  OK(trace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD));
+  for (double value : {2.5, 3.5}) {
+    if (value == 2.5) {
+      to_call(pid, SYS_getpgid);
+    } else {
+      OK(trace(PTRACE_CONT, pid));
+      stops_with(pid, SIGTRAP);
+    }
+    user_fpregs_struct f;
+    OK(trace(PTRACE_GETFPREGS, pid, 0, (unsigned long)&f));
+    double now = 0;
+    memcpy(&now, &f.xmm_space[7 * 4], 8);
+    CHECK(now == 1.5);
+    CHECK_EQ(f.cwd, 0x37f);
+    memcpy(&f.xmm_space[7 * 4], &value, 8);
+    OK(trace(PTRACE_SETFPREGS, pid, 0, (unsigned long)&f));
+    static char whole[16384];
+    iovec v{whole, sizeof(whole)};
+    OK(trace(PTRACE_GETREGSET, pid, NT_X86_XSTATE, (unsigned long)&v));
+    CHECK(v.iov_len > 576 && v.iov_len < sizeof(whole));
+    memcpy(&now, whole + 160 + 7 * 16, 8);
+    CHECK(now == value);
+    OK(trace(PTRACE_SETREGSET, pid, NT_X86_XSTATE, (unsigned long)&v));
+  }
+  OK(trace(PTRACE_CONT, pid));
+  CHECK_EQ(next(pid), 0);
+}

@@ -1,5 +1,7 @@
 #include "sentry/fs/proc/maps.h"
 
+#include <sys/mman.h>
+
 #include <charconv>
 
 #include "sentry/base/log.h"
@@ -75,6 +77,18 @@ std::string guest_name(const Line& line, const MapsView& view) {
 }  // namespace
 
 bool is_hidden(u64 start, u64 end) { return start >= kOwnStart && end <= kOwnEnd; }
+
+Result<u32> private_protection(std::string_view host_maps, u64 addr) {
+  Result<u32> found = Errno::kFault;
+  each_line(host_maps, [&](std::string_view text) {
+    Line line;
+    if (!parse(text, line) || addr < line.start || addr >= line.end || is_hidden(line.start, line.end)) return;
+    // " r-xp ..."
+    if (line.middle.size() < 5 || line.middle[2] == 'w' || line.middle[4] != 'p') return;
+    found = static_cast<u32>((line.middle[1] == 'r' ? PROT_READ : 0) | (line.middle[3] == 'x' ? PROT_EXEC : 0));
+  });
+  return found;
+}
 
 std::string translate_maps(std::string_view host, const MapsView& view) {
   std::string out;

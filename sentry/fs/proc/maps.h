@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "sentry/base/result.h"
 #include "sentry/base/types.h"
 
 namespace sbx::fs::proc {
@@ -19,6 +20,8 @@ struct MapsView {
 bool is_hidden(u64 start, u64 end);
 // /proc/PID/maps or /proc/PID/smaps of the host.
 std::string translate_maps(std::string_view host, const MapsView& view);
+// PROT_* of the private area around `addr` that cannot be written. kFault: it is none of the guest's, or another kind.
+Result<u32> private_protection(std::string_view host_maps, u64 addr);
 // Bytes of address space that translate_maps hides.
 u64 hidden_bytes(std::string_view host);
 

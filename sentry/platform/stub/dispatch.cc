@@ -116,15 +116,14 @@ void mmap_by_sentry(Context& ctx) {
   ask_sentry(ctx, RequestKind::kMapped);
 }
 
-}  // namespace
-
-void ask_sentry(Context& ctx, RequestKind kind) {
+void carry_out(Context& ctx, RequestKind kind) {
   Slot& slot = *ctx.slot;
   slot.ip = ctx.regs->rip;
   slot.sp = ctx.regs->rsp;
   slot.regs = reinterpret_cast<u64>(ctx.regs);
   if (slot.report_all != 0) asm volatile("rdfsbase %0" : "=r"(slot.fs_base));
   submit(slot, kind);
+  if (slot.command >= Command::kPoke) serve_inspection(slot, ctx.uc);
   switch (slot.command) {
     case Command::kReturn:
       ctx.regs->rax = static_cast<u64>(slot.out_count == 0 ? slot.ret : copy_results(slot));
@@ -152,6 +151,13 @@ void ask_sentry(Context& ctx, RequestKind kind) {
     }
     default: die();
   }
+}
+
+}  // namespace
+
+void ask_sentry(Context& ctx, RequestKind kind) {
+  carry_out(ctx, kind);
+  if (ctx.slot->report_all != 0 && ctx.slot->step != 0) arm_step(ctx);
 }
 
 void signal_check(Context& ctx, bool interrupted_native) {
@@ -197,6 +203,7 @@ extern "C" void stub_patched(GuestRegs* regs) {
   ++priv.slot->counters.patched_calls;
   priv.have_fp = 0;
   handle_syscall(ctx);
+  if (priv.stepping != 0) report_step(ctx);
 }
 
 extern "C" void stub_patched_kick(GuestRegs* regs) {

@@ -54,6 +54,8 @@ void load_image(Slot& slot) {
   slot.altstack_flags = 2;
   u32 mxcsr = 0x1f80;
   asm volatile("fninit; ldmxcsr %0" ::"m"(mxcsr));
+  Context ctx{&regs, nullptr, &priv, &slot};
+  if (slot.report_all != 0 && slot.step != 0) arm_step(ctx);
   stub_exit_patched();
 }
 
@@ -92,6 +94,7 @@ void serve_commands() {
         submit(slot, RequestKind::kMapped);
         break;
       case Command::kStartImage: start_image(slot);
+      case Command::kPoke: serve_inspection(slot, nullptr); break;
       default: die();
     }
   }

@@ -2,6 +2,12 @@
 #include "sentry/platform/stub/stub.h"
 
 namespace sbx::platform::stub {
+u64 fp_bytes(u64 fpstate) {
+  const auto& sw = *reinterpret_cast<const FpSoftware*>(fpstate + 464);
+  constexpr u32 kMagic = 0x46505853;
+  return sw.magic1 == kMagic && sw.extended_size > 512 && sw.extended_size < 16384 ? sw.extended_size : 512;
+}
+
 namespace {
 
 constexpr i32 kSigill = 4, kSigtrap = 5, kSigbus = 7, kSigfpe = 8, kSigsegv = 11, kSigsys = 31;
@@ -11,11 +17,6 @@ constexpr u64 kUserFlags = 0x40dd5 | 0x200000;  // CF PF AF ZF SF TF DF OF RF(no
 constexpr u64 kSaOnstack = 0x08000000;
 
 const FpSoftware& fp_software(u64 fpstate) { return *reinterpret_cast<const FpSoftware*>(fpstate + 464); }
-
-u64 fp_bytes(u64 fpstate) {
-  const FpSoftware& sw = fp_software(fpstate);
-  return sw.magic1 == kFpMagic1 && sw.extended_size > 512 && sw.extended_size < 16384 ? sw.extended_size : 512;
-}
 
 // What the host will load is the initial state: a handler begins with that (fpu__clear_user_states). PKRU stays, which
 // is not among what starts anew.
@@ -305,7 +306,20 @@ extern "C" void stub_signal(i32 signo, SigInfo* info, UContext* uc) {
     ++priv.slot->counters.traps;
     if (priv.slot->patch_off == 0) try_patch(ctx);
     handle_syscall(ctx);
+    if (priv.stepping != 0) report_step(ctx);
     return;
+  }
+  if (signo == kSigtrap && priv.stepping != 0 && (regs.eflags & kTrapFlag) != 0) {
+    // On the way into a patched call: it is one instruction. What stands in text patched ahead is passed over.
+    if (in_stub(regs.rip)) {
+      regs.eflags &= ~kTrapFlag;
+      return;  // report_step() ends it
+    }
+    GuestRegs before = regs;
+    leave_trampoline(before);
+    if (before.rip != regs.rip) return;
+    priv.stepping = 0;
+    regs.eflags &= ~kTrapFlag;
   }
   if (in_stub(regs.rip)) {
     if (signo == kSigtrap && regs.rip == reinterpret_cast<u64>(stub_exit_break) + 1 && priv.deliver != kNoFrame) {
@@ -314,8 +328,9 @@ extern "C" void stub_signal(i32 signo, SigInfo* info, UContext* uc) {
       priv.deliver = kNoFrame;
       if (awaited == kSigreturnFrame)
         guest_sigreturn(ctx);
-      else
+      else if (awaited == kDeliverFrame)
         deliver(ctx);
+      if (priv.stepping != 0) regs.eflags |= kTrapFlag;
       return;
     }
     if (fix_up(regs.rip)) return;

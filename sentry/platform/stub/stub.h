@@ -50,11 +50,13 @@ struct Private {
   u32 mxcsr;  // for the child of a clone that came by a trap
   u16 fpu_cw;
   u8 have_fp;
+  u8 stepping;  // a single step is under way
   u64 clear_tid;
 };
 static_assert(sizeof(Private) <= kPrivateBytes && __builtin_offsetof(Private, ret) == 48);  // P_RET in entry.S
 
-enum Awaited : u64 { kNoFrame = 0, kDeliverFrame = 1, kSigreturnFrame = 2 };
+enum Awaited : u64 { kNoFrame = 0, kDeliverFrame = 1, kSigreturnFrame = 2, kStepFrame = 3 };
+constexpr u64 kTrapFlag = 0x100;
 
 constexpr u64 private_address(u32 index) { return kStacksBase + (index + 1) * kStackBytes - kPrivateBytes; }
 constexpr u64 regs_address(u32 index) { return private_address(index) - 256; }
@@ -239,6 +241,7 @@ void deliver(Context& ctx);            // the sentry's SlotDelivery onto the gue
 void guest_sigreturn(Context& ctx);    // in a host signal handler
 void patched_sigreturn(Context& ctx);  // on the patched path
 void install_handlers();
+u64 fp_bytes(u64 fpstate);
 void set_altstack(u32 index);
 
 // native.cc. True: answered, ret valid. False: the sentry's.
@@ -250,6 +253,14 @@ bool touches_reserved(u64 addr, u64 length);
 void note_shared(u64 addr, u64 length);
 void mm_lock();
 void mm_unlock();
+
+// inspect.cc
+// Carries out commands of inspection until there is another one.
+void serve_inspection(Slot& slot, UContext* uc);
+// After a reply that asks for it: the guest's next instruction is followed by a SIGTRAP.
+void arm_step(Context& ctx);
+// The step led through a call: it ends here.
+void report_step(Context& ctx);
 
 // clone.cc
 void perform_clone(Context& ctx);
