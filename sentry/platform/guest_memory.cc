@@ -281,7 +281,6 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   send_identity();
   entry_ = {};
   awaits_start_ = true;
-  report_all_calls(report_all_);
   return {};
 }
 

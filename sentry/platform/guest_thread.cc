@@ -29,6 +29,7 @@ GuestThreadImpl::~GuestThreadImpl() { inspected(-ESRCH); }
 void GuestThreadImpl::take_host(std::unique_ptr<HostThread> host) {
   host_ = std::move(host);
   host_->guest = this;
+  if (report_all_) report_all_calls(true);
 }
 
 // ---- entries ----
@@ -274,6 +275,7 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   c.clear_tid_ptr = request.clear_tid_ptr;
   c.guest_tid = request.guest_tid;
   c.child_tid_value = request.child_tid_value;
+  mine.report_clone = request.report;
   finish(Command::kClone, 0);
   // While the host copies the process: who forks once forks again.
   if (fork) platform_.make_spare_area(index);

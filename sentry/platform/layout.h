@@ -51,7 +51,7 @@ enum class RequestKind : u8 {
   kCloneFailed = 4,  // args[0]: -errno
   kMapped = 5,     // a zygote finished its image, or a MapOp with `report` was done: args[0]: the address, 0 or -errno
   kTemplate = 6,   // template or zygote: ready for a command
-  kCloned = 7,     // the vfork child exists
+  kCloned = 7,      // the vfork child exists, or any with report_clone
   kFileShort = 8,  // of a SlotFileCopy only args[0] bytes could be copied
   kInspected = 9,  // a command of inspection is done: args[0]: 0 or -errno
 };
@@ -221,6 +221,7 @@ struct alignas(64) Slot {
   u32 file_window;                     // its number plus one: the stub clears it when it has copied
   u32 drop_windows;                    // reply, with kDropWindows: bit i: file window i is to be unmapped
   u32 step;                            // reply, with report_all: SIGTRAP after one instruction
+  u32 report_clone;                    // with Command::kClone: kCloned for any kind of it
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

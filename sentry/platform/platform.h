@@ -26,8 +26,8 @@ enum class EntryKind : u8 {
   kSyscall,      // nr, args valid
   kSignalCheck,  // a kick, or a mask change that unblocked a pending signal; resume with or without a delivery
   kFault,        // a synchronous host signal in guest code: fault valid
-  kCloned,       // after resume_clone with kVfork: the child exists; the parent waits for resume(tid) until the kernel
-                 // lets it go on (child execed or exited). Not used for kFork and kThread.
+  kCloned,       // after resume_clone with kVfork or `report`: the child exists; the parent waits for resume(tid) until the kernel
+                 // lets it go on (child execed or exited).
   kMapped,     // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
   kFileShort,  // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
                // resume, by resume()
@@ -79,6 +79,7 @@ struct CloneRequest {
   u64 clear_tid_ptr;    // CLONE_CHILD_CLEARTID target or 0; native
   i32 guest_tid;        // as the parent's pid namespace sees it: the parent's return value
   i32 child_tid_value;  // as the child's own pid namespace sees it
+  bool report;          // the parent comes in with kCloned when the child exists
 };
 
 // A file descriptor of the sentry to be mapped by exec or mmap. Borrowed; must stay open until the call returns.

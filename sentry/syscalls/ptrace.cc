@@ -11,8 +11,7 @@
 #include <cstring>
 
 #include "sentry/base/counters.h"
-#include "sentry/fs/proc/maps.h"
-#include "sentry/fs/proc/proc.h"
+#include "sentry/fs/proc/mem_file.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/user_io.h"
 #include "sentry/task/kernel.h"
@@ -51,6 +50,8 @@ Result<Registers> registers_of(Task& target) {
 
 Result<void> set_registers_of(Task& target, Registers r) {
   Trace& trace = *target.trace;
+  const Registers before = TRY(target.thread->registers());
+  trace.moved |= before.rip != r.rip;
   if (trace.result) {
     trace.result = static_cast<i64>(r.rax);
     // At the entry of a call these say which it is; the number itself lies in rax.
@@ -84,27 +85,13 @@ Result<u64> peek_user(Task& target, u64 offset) {
 }
 
 Result<void> poke_user(Task& target, u64 offset, u64 word) {
-  if (offset % 8 != 0 || offset >= sizeof(Registers)) return Errno::kIo;
+  if (offset % 8 != 0) return Errno::kIo;
+  // No breakpoints of the processor: they can be cleared, not set.
+  if (offset >= kUserDebugRegs && offset < kUserSize && word == 0) return {};
+  if (offset >= sizeof(Registers)) return Errno::kIo;
   Registers r = TRY(registers_of(target));
   memcpy(reinterpret_cast<u8*>(&r) + offset, &word, sizeof(word));
   return set_registers_of(target, r);
-}
-
-// Text: its pages are made writable for the moment. Parks, after which the target may be gone.
-Result<void> poke_text(i32 host_pid, Task& target, u64 addr, u64 word) {
-  const i32 tid = target.tid;
-  std::string maps = TRY(fs::proc::read_host_proc(host_pid, "maps"));
-  const char* bytes = reinterpret_cast<const char*>(&word);
-  for (size_t done = 0; done < sizeof(word);) {
-    u64 at = addr + done;
-    size_t n = std::min<u64>(sizeof(word) - done, kPageSize - at % kPageSize);
-    u32 prot = TRY(fs::proc::private_protection(maps, at));
-    Task* now = task::kernel().find_task(tid);
-    if (now != &target) return Errno::kSrch;
-    TRY(target.thread->poke_protected(at, std::string(bytes + done, n), prot));
-    done += n;
-  }
-  return {};
 }
 
 // What PTRACE_GETFPREGS shows (struct user_fpregs_struct), and the whole.
@@ -245,7 +232,9 @@ Result<i64> to_stopped(Task& task, Task& target, i64 request, u64 addr, u64 data
     case PTRACE_POKEDATA: {
       auto put = target.thread->poke(addr, &data, sizeof(data));
       if (put && *put == sizeof(data)) return 0;
-      if (!poke_text(target.thread->address_space()->host_pid(), target, addr, data)) return Errno::kIo;
+      // Text, say.
+      std::string bytes(reinterpret_cast<const char*>(&data), sizeof(data));
+      if (!fs::proc::poke_protected(target, addr, bytes)) return Errno::kIo;
       return 0;
     }
     case PTRACE_POKEUSR: TRY(poke_user(target, addr, data)); return 0;

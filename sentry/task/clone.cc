@@ -140,11 +140,8 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   recalc_pending(*child);
 
   if (args.made) args.made(*child);
-  if (int event = trace_child(task, *child, f, args.exit_signal); event != 0) {
-    trace_event(task, event, static_cast<u64>(tid));
-  }
-  // The parent goes on by itself once it has cloned: here is where its call ends.
-  if (task.trace && task.trace->syscalls && !self.exiting) trace_call_exit(task, tid);
+  task.clone_event = trace_child(task, *child, f, args.exit_signal);
+  request.report = task.trace != nullptr;
   task.resumed = true;
   task.vfork_child = tid;
   task.thread->resume_clone(request, *child->thread);

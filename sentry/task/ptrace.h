@@ -20,6 +20,7 @@ struct Trace {
   // What rax means while a call is under way; the registers hold its number.
   std::optional<i64> result;
   bool changed = false;    // the tracer has set registers or the signal
+  bool moved = false;      // and leads it elsewhere: an interrupted call is not begun again
   bool listening = false;  // PTRACE_LISTEN: stopped with its group
   bool continued = false;  // its group went on since it stopped
   fiber::WaitQueue queue;  // the tracee parks here

@@ -1,5 +1,7 @@
 // The life of a task's fiber: entries from the guest in, resumes out; interrupted calls, signal delivery on the way
 // back.
+#include <linux/ptrace.h>
+
 #include "sentry/base/log.h"
 #include "sentry/task/kernel.h"
 #include "sentry/task/ptrace.h"
@@ -37,6 +39,8 @@ void Task::run() {
         case EntryKind::kSignalCheck: handle_signal_check(); break;
         case EntryKind::kFault: handle_fault(); break;
         case EntryKind::kCloned: {
+          const int event = std::exchange(clone_event, 0);
+          if (event != 0) trace_event(*this, event, static_cast<u64>(vfork_child));
           ThreadGroup* child = kernel().find_group(vfork_child);
           RefPtr<ThreadGroup> keep(child);
           // Uninterruptible save for death, as Linux's wait_for_vfork_done.
@@ -45,7 +49,11 @@ void Task::run() {
                                                         fiber::kNever, fiber::Interruptible::kNo);
             (void)waited;
           }
-          if (!group->exiting) finish_syscall(vfork_child);
+          if (event == PTRACE_EVENT_VFORK) {
+            trace_event(*this, PTRACE_EVENT_VFORK_DONE, static_cast<u64>(vfork_child));
+          }
+          if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) break;
+          finish_syscall(trace && trace->syscalls ? trace_call_exit(*this, vfork_child) : vfork_child);
           break;
         }
         case EntryKind::kFileShort: thread->resume(kernel().finish_file_read(*this, entry.args[0])); break;
@@ -93,8 +101,17 @@ void Task::handle_syscall() {
       return;
     }
     auto code = static_cast<Errno>(-result);
+    if (trace) trace->result = result;
     auto chosen = next_signal(*this);
     if (group->exiting) return;
+    if (trace) {
+      auto given = std::exchange(trace->result, std::nullopt);
+      if (std::exchange(trace->moved, false) && !chosen) {
+        restore_mask(*this);
+        thread->resume(given.value_or(-static_cast<i64>(Errno::kIntr)));
+        return;
+      }
+    }
     if (!chosen) {
       // No handler ran. The interrupting signal was ignored or only stopped us: go on with the call.
       restore_mask(*this);

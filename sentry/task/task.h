@@ -67,6 +67,7 @@ class Task {
   FileRead file_read{};  // what the stub was last told to copy out of a file
   bool exited = false;
   i32 vfork_child = 0;  // pid of the child a vfork waits for
+  int clone_event = 0;  // what the tracer is to hear of it
 
   // --- memory ---
   platform::GuestThread& memory() { return *thread; }

@@ -3,12 +3,21 @@
 #include <algorithm>
 #include <vector>
 
+#include "sentry/fs/proc/maps.h"
+#include "sentry/fs/proc/proc.h"
 #include "sentry/task/ptrace.h"
 
 namespace sbx::fs::proc {
 namespace {
 
 constexpr size_t kChunk = 64 * 1024;
+
+task::Task* stopped_tracee(const task::ThreadGroup& group) {
+  for (task::Task* t : group.tasks) {
+    if (t->trace && t->trace->tracer == task::current_task() && t->trace->stopped && !t->trace->listening) return t;
+  }
+  return nullptr;
+}
 
 // Of the memory that the process has when it is opened (fs/proc/base.c mem_open): after an exec there is nothing.
 class MemFile final : public vfs::File {
@@ -26,7 +35,13 @@ class MemFile final : public vfs::File {
   Result<size_t> write(vfs::Source& from, u64* offset) override {
     return move(from.left(), offset, [&](task::Task& t, u64 at, size_t n) -> Result<size_t> {
       size_t got = TRY(from.get(buffer_.data(), n));
-      return t.thread->poke(at, buffer_.data(), got);
+      auto put = t.thread->poke(at, buffer_.data(), got);
+      if (put && *put == got) return got;
+      // A debugger writes into text here. Any thread that it has stopped can do it.
+      task::Task* stopped = stopped_tracee(*t.group);
+      if (put || stopped == nullptr) return put;
+      TRY(poke_protected(*stopped, at, std::string_view(reinterpret_cast<const char*>(buffer_.data()), got)));
+      return got;
     });
   }
   // Addresses are positions, so all of them are (mem_lseek).
@@ -82,6 +97,21 @@ class MemNode final : public Node {
 };
 
 }  // namespace
+
+Result<void> poke_protected(task::Task& target, u64 addr, std::string_view bytes) {
+  const i32 tid = target.tid;
+  std::string maps = TRY(read_host_proc(target.thread->address_space()->host_pid(), "maps"));
+  while (!bytes.empty()) {
+    size_t n = std::min<u64>(bytes.size(), kPageSize - addr % kPageSize);
+    u32 prot = TRY(private_protection(maps, addr));
+    task::Task* now = task::kernel().find_task(tid);
+    if (now != &target || !now->trace || !now->trace->stopped) return Errno::kSrch;
+    TRY(now->thread->poke_protected(addr, std::string(bytes.substr(0, n)), prot));
+    addr += n;
+    bytes.remove_prefix(n);
+  }
+  return {};
+}
 
 RefPtr<Node> mem_node(PseudoFs& fs, u64 ino, const Target& target) {
   return RefPtr<Node>(make_ref<MemNode>(fs, ino, target));

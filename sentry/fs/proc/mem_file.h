@@ -6,4 +6,8 @@ namespace sbx::fs::proc {
 
 RefPtr<Node> mem_node(PseudoFs& fs, u64 ino, const Target& target);
 
+// Into private memory of a stopped tracee of the calling task that cannot be written: its pages are made writable for
+// the moment. Parks: afterwards `target` may be gone. kFault, kSrch.
+Result<void> poke_protected(task::Task& target, u64 addr, std::string_view bytes);
+
 }  // namespace sbx::fs::proc

@@ -70,6 +70,7 @@ extern "C" [[noreturn]] void stub_child(const SlotClone* clone) {
 void perform_clone(Context& ctx) {
   Slot& slot = *ctx.slot;
   SlotClone clone = slot.clone;
+  const bool report = slot.report_clone != 0;
   u64 flags = kParent | kParentSettid | kSigchld | (clone.clear_tid_ptr != 0 ? kChildCleartid : 0);
   slot.native_child_tid = 0;
   u64 native_tid = reinterpret_cast<u64>(&slot.native_child_tid);
@@ -132,7 +133,7 @@ void perform_clone(Context& ctx) {
   // A thread may be gone by now and the kernel have cleared the word (CHILD_CLEARTID on the same address): not again.
   if (clone.kind == CloneKind::kFork) store_tid(clone.parent_tid_ptr, clone.guest_tid);
   ctx.regs->rax = static_cast<u64>(clone.guest_tid);
-  if (clone.kind == CloneKind::kVfork) ask_sentry(ctx, RequestKind::kCloned);
+  if (clone.kind == CloneKind::kVfork || report) ask_sentry(ctx, RequestKind::kCloned);
 }
 
 }  // namespace sbx::platform::stub

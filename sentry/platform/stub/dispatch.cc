@@ -120,8 +120,7 @@ void carry_out(Context& ctx, RequestKind kind) {
   Slot& slot = *ctx.slot;
   slot.ip = ctx.regs->rip;
   slot.sp = ctx.regs->rsp;
-  slot.regs = reinterpret_cast<u64>(ctx.regs);
-  if (slot.report_all != 0) asm volatile("rdfsbase %0" : "=r"(slot.fs_base));
+  note_registers(ctx);
   submit(slot, kind);
   if (slot.command >= Command::kPoke) serve_inspection(slot, ctx.uc);
   switch (slot.command) {

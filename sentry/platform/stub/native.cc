@@ -130,7 +130,9 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
     ctx.slot->interrupted_native = 1;
     slot.ip = after;
     slot.sp = ctx.regs->rsp;
+    note_registers(ctx);
     submit(slot, RequestKind::kSignalCheck);
+    if (slot.command >= Command::kPoke) serve_inspection(slot, ctx.uc);
     if (slot.command == Command::kDeliver) {
       if (slot.delivery.restart != 0 && restart_after_handler)
         ctx.regs->rip = after - 2;
@@ -147,6 +149,7 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
       if (slot.command == Command::kExit) stub_leave(&slot.state);
       die();
     }
+    if (ctx.regs->rip != after) return static_cast<i64>(ctx.regs->rax);  // a tracer leads it elsewhere
     ctx.regs->rax = nr;
   }
 }

@@ -255,6 +255,11 @@ void mm_lock();
 void mm_unlock();
 
 // inspect.cc
+// Where the sentry finds the guest's registers while it has a request.
+inline void note_registers(const Context& ctx) {
+  ctx.slot->regs = reinterpret_cast<u64>(ctx.regs);
+  if (ctx.slot->report_all != 0) asm volatile("rdfsbase %0" : "=r"(ctx.slot->fs_base));
+}
 // Carries out commands of inspection until there is another one.
 void serve_inspection(Slot& slot, UContext* uc);
 // After a reply that asks for it: the guest's next instruction is followed by a SIGTRAP.
