@@ -51,7 +51,7 @@ enum class RequestKind : u8 {
   kCloneFailed = 4,  // args[0]: -errno
   kMapped = 5,     // a zygote finished its image, or a MapOp with `report` was done: args[0]: the address, 0 or -errno
   kTemplate = 6,   // template or zygote: ready for a command
-  kCloned = 7,      // the vfork child exists, or any with report_clone
+  kCloned = 7,     // the vfork child exists, or any with report_clone
   kFileShort = 8,  // of a SlotFileCopy only args[0] bytes could be copied
   kInspected = 9,  // a command of inspection is done: args[0]: 0 or -errno
 };

@@ -26,9 +26,9 @@ enum class EntryKind : u8 {
   kSyscall,      // nr, args valid
   kSignalCheck,  // a kick, or a mask change that unblocked a pending signal; resume with or without a delivery
   kFault,        // a synchronous host signal in guest code: fault valid
-  kCloned,       // after resume_clone with kVfork or `report`: the child exists; the parent waits for resume(tid) until the kernel
-                 // lets it go on (child execed or exited).
-  kMapped,     // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
+  kCloned,  // after resume_clone with kVfork or `report`: the child exists; the parent waits for resume(tid) until the
+            // kernel lets it go on (child execed or exited).
+  kMapped,  // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
   kFileShort,  // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
                // resume, by resume()
   kLost,       // the host thread is gone (killed from outside, exited by itself): no resume is possible
@@ -226,8 +226,8 @@ class GuestThread {
   virtual Result<Registers> registers() = 0;
   // kIo: an impossible rip.
   virtual Result<void> set_registers(const Registers& r) = 0;
-  // Into memory that the guest may not be able to write, within one page; prot: PROT_*, as it is. Parks: afterwards this
-  // object may be gone. kFault; kSrch: the thread is not in the sentry, or ended meanwhile.
+  // Into memory that the guest may not be able to write, within one page; prot: PROT_*, as it is. Parks: afterwards
+  // this object may be gone. kFault; kSrch: the thread is not in the sentry, or ended meanwhile.
   virtual Result<void> poke_protected(u64 addr, std::string bytes, u32 prot) = 0;
   // The floating point registers as XSAVE writes them, without the software's words. Park, as above. kInval: too large.
   virtual Result<std::string> fp_state() = 0;

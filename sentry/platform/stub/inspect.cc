@@ -1,4 +1,5 @@
-// What a tracer does to a thread that waits in the sentry: writes into its text, its floating point state, single steps.
+// What a tracer does to a thread that waits in the sentry: writes into its text, its floating point state, single
+// steps.
 #include "sentry/platform/stub/stub.h"
 
 namespace sbx::platform::stub {
