@@ -40,9 +40,9 @@ FileCaps read_file_caps(vfs::Inode& inode) {
 
 // capabilities(7), "Transformation of capabilities during execve()".
 RefPtr<security::Credentials> credentials_after_exec(const security::Credentials& old, const vfs::Path& path,
-                                                     const vfs::Attr& attr, bool* secure) {
+                                                     const vfs::Attr& attr, bool may_gain, bool* secure) {
   RefPtr<security::Credentials> next(new security::Credentials(old));
-  bool may_gain = !old.no_new_privs && (path.mount->flags & MS_NOSUID) == 0;
+  may_gain = may_gain && !old.no_new_privs && (path.mount->flags & MS_NOSUID) == 0;
   FileCaps file;
   bool set_id = false;
   if (may_gain) {
@@ -119,7 +119,7 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
   out.text_busy = TRY(vfs::WriteDenial::take(RefPtr<vfs::Inode>(out.exe.inode())));
   vfs::Attr attr = TRY(out.exe.inode()->attr());
   bool secure = false;
-  out.creds = credentials_after_exec(*task.creds, out.exe, attr, &secure);
+  out.creds = credentials_after_exec(*task.creds, out.exe, attr, tracer_may_see_more(task), &secure);
   out.comm = std::move(interpreter_comm);
 
   loader::LoadRequest request;
@@ -214,6 +214,10 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
   group.actions->reset_for_exec();
   task.publish_identity();
   group.image = image_info(prepared);
+  // What a user may not read he may not see in memory either, nor what runs with more than his own rights
+  // (begin_new_exec, would_dump).
+  group.image->dumpable = task.creds->euid == task.creds->uid && task.creds->egid == task.creds->gid &&
+                          vfs::check_access(*task.creds, *prepared.exe.inode(), vfs::kMayRead).has_value();
   group.has_execed = true;
   group.exit_signal = SIGCHLD;
   group.posix_timers.reset();

@@ -99,6 +99,11 @@ Result<void> may_trace(const Task& task, const Task& target) {
   return {};
 }
 
+bool tracer_may_see_more(const Task& task) {
+  const Task* tracer = task.trace ? task.trace->tracer : nullptr;
+  return tracer == nullptr || tracer->creds->capable(kCapSysPtrace);
+}
+
 Result<Task*> task_with_memory(i32 tid) {
   constexpr u64 kStep = 200'000;  // ns
   for (int tries = 0; tries < 5000; ++tries) {

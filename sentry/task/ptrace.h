@@ -33,6 +33,8 @@ struct Trace {
 
 // Whether `task` may look at and change `target` (__ptrace_may_access with PTRACE_MODE_ATTACH_REALCREDS). kPerm.
 Result<void> may_trace(const Task& task, const Task& target);
+// Whether `task` may gain rights by an exec, as far as its tracer goes: that one would have them too (ptracer_capable).
+bool tracer_may_see_more(const Task& task);
 // The task `tid` once its memory can be looked at; may park for one that was made just now. kSrch.
 Result<Task*> task_with_memory(i32 tid);
 // PTRACE_ATTACH, PTRACE_SEIZE. kPerm: it is traced already, or as may_trace().

@@ -542,3 +542,49 @@ TEST(ptrace, floating_point) {
   OK(trace(PTRACE_CONT, pid));
   CHECK_EQ(next(pid), 0);
 }
+
+TEST(ptrace, rights) {
+  if (getuid() != 0) skip("needs root");
+  // A copy of this program that anybody runs as root.
+  OK(chmod(".", 0755));
+  std::string program = slurp(self());
+  spew("suid", program);
+  OK(chmod("suid", 04755));
+  char where[4096];
+  CHECK(getcwd(where, sizeof(where)) != nullptr);
+  std::string path = std::string(where) + "/suid";
+  pid_t rooted = spawn([] {
+    pause();
+    return 0;
+  });
+  wait_ok(spawn([&] {
+            OK(setgid(1000));
+            OK(setuid(1000));
+            FAILS(trace(PTRACE_ATTACH, rooted), EPERM);
+            FAILS(trace(PTRACE_SEIZE, rooted), EPERM);
+            char b[8];
+            iovec mine{b, 8}, theirs{text, 8};
+            FAILS(process_vm_readv(rooted, &mine, 1, &theirs, 1, 0), EPERM);
+            FAILS(open(("/proc/" + std::to_string(rooted) + "/mem").c_str(), O_RDONLY), EACCES);
+            // Under a tracer that is no root it stays what its caller is.
+            for (bool by_tracer : {true, false}) {
+              pid_t pid = spawn([&] {
+                if (by_tracer) OK(trace(PTRACE_TRACEME, 0));
+                execl(path.c_str(), path.c_str(), "--helper", "euid", (char*)nullptr);
+                return 99;
+              });
+              int status = next(pid);
+              if (by_tracer) {
+                CHECK(WIFSTOPPED(status));
+                OK(trace(PTRACE_CONT, pid));
+                status = next(pid);
+              }
+              CHECK(WIFEXITED(status));
+              CHECK_EQ(WEXITSTATUS(status), by_tracer ? 1 : 0);
+            }
+            return 0;
+          }),
+          __FILE__, __LINE__);
+  OK(kill(rooted, SIGKILL));
+  next(rooted);
+}
