@@ -361,6 +361,11 @@ Result<i64> sys_prctl(Task& task, Int option, ULong a, ULong b, ULong c, ULong d
       TRY(task.memory().write(a, &value, sizeof(value)));
       return 0;
     }
+    case PR_SET_PTRACER:  // of Yama, whose scope is 0: anybody with the right may trace anyway
+      if (a != 0 && a != PR_SET_PTRACER_ANY && task::kernel().find_task(static_cast<i32>(a)) == nullptr) {
+        return Errno::kInval;
+      }
+      return 0;
     case PR_GET_DUMPABLE: return group.image->dumpable ? 1 : 0;
     case PR_SET_DUMPABLE:
       if (a > 1) return Errno::kInval;

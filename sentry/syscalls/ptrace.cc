@@ -240,6 +240,7 @@ Result<i64> to_stopped(Task& task, Task& target, i64 request, u64 addr, u64 data
     case PTRACE_POKEUSR: TRY(poke_user(target, addr, data)); return 0;
     case PTRACE_CONT: return let_go_on(target, data, task::Resume::kRun);
     case PTRACE_SYSCALL: return let_go_on(target, data, task::Resume::kToCall);
+    case PTRACE_SYSEMU: return let_go_on(target, data, task::Resume::kEmulate);
     case PTRACE_SINGLESTEP: return let_go_on(target, data, task::Resume::kStep);
     case PTRACE_DETACH:
       if (data > 64) return Errno::kIo;
@@ -319,30 +320,26 @@ Result<i64> other_memory(Task& task, i32 pid, u64 local_at, u64 local_count, u64
   Task* target = TRY(task::task_with_memory(pid));
   if (local.total() == 0) return 0;
   TRY(task::may_trace(task, *target));
-  UserCursor cursor(task, local);
-  size_t left = local.total(), done = 0;
+  // Both sides directly, and so that a fault shows where it is: the copy ends there.
   std::vector<u8> chunk(64 * 1024);
+  const abi::IoVec* mine = local.begin();
+  u64 skip = 0, done = 0;
+  auto ended = [&](Errno e) { return done > 0 ? Result<i64>(static_cast<i64>(done)) : e; };
   for (const abi::IoVec& v : remote) {
-    for (u64 at = 0; at < v.length && left > 0;) {
-      size_t n = std::min<u64>({v.length - at, left, chunk.size()});
-      size_t got = 0;
-      if (write) {
-        auto fetched = cursor.fetch(chunk.data(), n);
-        if (!fetched) return done > 0 ? Result<i64>(static_cast<i64>(done)) : fetched.error();
-        auto put = target->thread->poke(v.base + at, chunk.data(), *fetched);
-        if (!put) return done > 0 ? Result<i64>(static_cast<i64>(done)) : put.error();
-        got = *put;
-      } else {
-        auto seen = target->thread->peek(v.base + at, chunk.data(), n);
-        if (!seen) return done > 0 ? Result<i64>(static_cast<i64>(done)) : seen.error();
-        auto put = cursor.store(chunk.data(), *seen);
-        if (!put) return done > 0 ? Result<i64>(static_cast<i64>(done)) : put.error();
-        got = *put;
-      }
-      at += got;
-      left -= got;
-      done += got;
-      if (got < n) return static_cast<i64>(done);
+    for (u64 at = 0; at < v.length;) {
+      while (mine != local.end() && skip == mine->length) ++mine, skip = 0;
+      if (mine == local.end()) return static_cast<i64>(done);
+      size_t n = std::min<u64>({v.length - at, mine->length - skip, chunk.size()});
+      platform::GuestThread& from = write ? *task.thread : *target->thread;
+      platform::GuestThread& to = write ? *target->thread : *task.thread;
+      auto got = from.peek(write ? mine->base + skip : v.base + at, chunk.data(), n);
+      if (!got) return ended(got.error());
+      auto put = to.poke(write ? v.base + at : mine->base + skip, chunk.data(), *got);
+      if (!put) return ended(put.error());
+      at += *put;
+      skip += *put;
+      done += *put;
+      if (*put < n) return static_cast<i64>(done);
     }
   }
   return static_cast<i64>(done);

@@ -26,33 +26,6 @@ ThreadGroup* new_parent_for_orphans(ThreadGroup& dying) {
   return init != &dying ? init : nullptr;
 }
 
-// Leaves the zombie to the parent's wait, or removes it at once if nobody will wait. Sends the exit signal.
-void notify_parent_of_exit(ThreadGroup& group) {
-  ThreadGroup* parent = group.parent;
-  if (parent == nullptr) {
-    reap(group);
-    return;
-  }
-  bool auto_reap = group.exit_signal == SIGCHLD && ignores_children(*parent);
-  if (group.exit_signal != 0) {
-    signal::SigInfo info;
-    info.signo = group.exit_signal;
-    int status = group.exit_status;
-    info.code = WIFEXITED(status) ? kCldExited : (WCOREDUMP(status) ? kCldDumped : kCldKilled);
-    info.status = WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status);
-    info.pid = group.pid;
-    info.uid = group.zombie_uid;
-    info.utime = static_cast<i64>(group.usage.utime_us / 10'000);
-    info.stime = static_cast<i64>(group.usage.stime_us / 10'000);
-    if (!parent->actions->of[static_cast<size_t>(group.exit_signal)].is_ignored() || !auto_reap) {
-      send_to_group(*parent, info);
-    }
-  }
-  RefPtr<ThreadGroup> keep(&group);
-  if (auto_reap) reap(group);
-  parent->child_queue.wake_all();
-}
-
 void reparent_children(ThreadGroup& dying) {
   ThreadGroup* heir = new_parent_for_orphans(dying);
   std::vector<RefPtr<ThreadGroup>> children = std::move(dying.children);
@@ -68,7 +41,7 @@ void reparent_children(ThreadGroup& dying) {
     for (Task* task : child->tasks) task->publish_identity();
     if (heir == nullptr) continue;  // init itself dies: everything does
     heir->children.push_back(child);
-    if (child->zombie) notify_parent_of_exit(*child);
+    if (child->zombie && !child->tracer_first) notify_parent_of_exit(*child);
   }
 }
 
@@ -150,15 +123,41 @@ void end_group(ThreadGroup& group, Task& last, i32 wait_status) {
     callback(group.exit_status);
   }
   group.exit_queue.wake_all();
-  trace_group_end(group);
+  const bool tracer_first = trace_group_end(group);
   if (is_init) {
     if (kernel().on_init_exit) kernel().on_init_exit(group.exit_status);
     return;
   }
-  notify_parent_of_exit(group);
+  if (!tracer_first) notify_parent_of_exit(group);
 }
 
 }  // namespace
+
+void notify_parent_of_exit(ThreadGroup& group) {
+  ThreadGroup* parent = group.parent;
+  if (parent == nullptr) {
+    reap(group);
+    return;
+  }
+  bool auto_reap = group.exit_signal == SIGCHLD && ignores_children(*parent);
+  if (group.exit_signal != 0) {
+    signal::SigInfo info;
+    info.signo = group.exit_signal;
+    int status = group.exit_status;
+    info.code = WIFEXITED(status) ? kCldExited : (WCOREDUMP(status) ? kCldDumped : kCldKilled);
+    info.status = WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status);
+    info.pid = group.pid;
+    info.uid = group.zombie_uid;
+    info.utime = static_cast<i64>(group.usage.utime_us / 10'000);
+    info.stime = static_cast<i64>(group.usage.stime_us / 10'000);
+    if (!parent->actions->of[static_cast<size_t>(group.exit_signal)].is_ignored() || !auto_reap) {
+      send_to_group(*parent, info);
+    }
+  }
+  RefPtr<ThreadGroup> keep(&group);
+  if (auto_reap) reap(group);
+  parent->child_queue.wake_all();
+}
 
 void leave_memory(ThreadGroup& group) {
   // A vfork child shares its parent's.

@@ -141,7 +141,8 @@ Result<void> attach_to_parent(Task& task) {
 void resume_tracee(Task& target, int signo, Resume how) {
   Trace& trace = *target.trace;
   trace.inject = signo;
-  trace.syscalls = how == Resume::kToCall;
+  trace.syscalls = how == Resume::kToCall || how == Resume::kEmulate;
+  trace.emulate = how == Resume::kEmulate;
   if (how == Resume::kStep) target.thread->step();
   trace.listening = false;
   trace.report = false;
@@ -260,9 +261,10 @@ void call_stop(Task& task, Trace::Phase phase) {
 std::optional<i64> trace_call_entry(Task& task) {
   Trace& trace = *task.trace;
   trace.result = -static_cast<i64>(Errno::kNosys);
+  trace.emulated = trace.emulate;
   call_stop(task, Trace::Phase::kEntry);
   std::optional<i64> skipped;
-  if (trace.changed && static_cast<i32>(task.entry.nr) < 0) skipped = trace.result;
+  if (trace.emulated || (trace.changed && static_cast<i32>(task.entry.nr) < 0)) skipped = trace.result;
   trace.result.reset();
   still_traced(task);
   return skipped;
@@ -339,11 +341,21 @@ void trace_exit(Task& task, i32 status) {
   task.trace->tracer = nullptr;
 }
 
-void trace_group_end(ThreadGroup& group) {
+bool trace_group_end(ThreadGroup& group) {
+  for (const TraceZombie& zombie : std::exchange(group.trace_zombies, {})) release_trace_zombie(zombie);
   ThreadGroup* tracers = group.leader_tracer != 0 ? kernel().find_group(group.leader_tracer) : nullptr;
   group.leader_tracer = 0;
-  if (tracers == nullptr || tracers->zombie) return;
+  if (tracers == nullptr || tracers->zombie) return false;
+  group.tracer_first = true;
   leave_zombie(*tracers, {group.pid, group.group ? group.group->pgid : 0, group.exit_status, group.zombie_uid});
+  return true;
+}
+
+void release_trace_zombie(const TraceZombie& zombie) {
+  ThreadGroup* group = kernel().find_group(zombie.tid);
+  if (group == nullptr || !group->zombie || !group->tracer_first) return;
+  group->tracer_first = false;
+  notify_parent_of_exit(*group);
 }
 
 void trace_continued(ThreadGroup& group) {

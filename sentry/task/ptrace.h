@@ -27,6 +27,8 @@ struct Trace {
   // --- how to go on ---
   int inject = 0;            // the signal it gets
   bool syscalls = false;     // stop at calls
+  bool emulate = false;      // which are not made then
+  bool emulated = false;     // the call under way is not
   bool wants_stop = false;   // PTRACE_INTERRUPT
   bool passed_stop = false;  // goes on although its group is stopped
 };
@@ -44,7 +46,7 @@ Result<void> attach_to_parent(Task& task);
 // Lets it run untraced; signo (0: none) is what it gets.
 void detach(Task& target, int signo);
 // Lets a stopped tracee go on.
-enum class Resume : u8 { kRun, kToCall, kStep };
+enum class Resume : u8 { kRun, kToCall, kEmulate, kStep };  // kEmulate: PTRACE_SYSEMU
 void resume_tracee(Task& target, int signo, Resume how);
 void interrupt_tracee(Task& target);
 void listen_tracee(Task& target);
@@ -68,7 +70,10 @@ int trace_child(Task& parent, Task& child, u64 clone_flags, int exit_signal);
 
 // --- when tasks end ---
 void trace_exit(Task& task, i32 status);
-void trace_group_end(ThreadGroup& group);
+// True: its tracer, another process than its parent, is told first, and leaves it to the parent by waiting.
+bool trace_group_end(ThreadGroup& group);
+// The tracer has waited for it, or will not any more.
+void release_trace_zombie(const TraceZombie& zombie);
 // The group got SIGCONT.
 void trace_continued(ThreadGroup& group);
 

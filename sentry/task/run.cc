@@ -92,7 +92,7 @@ void Task::handle_syscall() {
       if (signal_pending(*this)) thread->kick();
       return;
     }
-    if (trace && trace->syscalls) {
+    if (trace && trace->syscalls && !(skipped && trace->emulated)) {
       result = trace_call_exit(*this, result);
       if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
     }

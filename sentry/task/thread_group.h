@@ -82,6 +82,7 @@ class ThreadGroup : public RefCounted {
   fiber::WaitQueue stop_queue;  // stopped tasks park here
 
   std::vector<TraceZombie> trace_zombies;  // not waited for yet
+  bool tracer_first = false;               // ended, and its parent does not know yet: trace_group_end()
   i32 leader_tracer = 0;                   // pid of the group that traced the leader, which has ended
 
   fiber::WaitQueue child_queue;   // wait4: something about a child changed

@@ -26,7 +26,11 @@ bool look_at_tracees(Task& task, const WaitRequest& request, bool* any, WaitRepo
   for (auto it = zombies.begin(); it != zombies.end() && (request.options & WEXITED) != 0; ++it) {
     if (!names(task, request, it->tid, it->pgid)) continue;
     *report = {it->tid, it->status, it->uid, {}};
-    if (!leave) zombies.erase(it);
+    if (!leave) {
+      TraceZombie seen = *it;
+      zombies.erase(it);
+      release_trace_zombie(seen);
+    }
     return true;
   }
   for (Task* tracer : task.group->tasks) {
@@ -68,6 +72,7 @@ Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request) {
       // One that has ended has no other news (wait_consider_task).
       if (child.zombie && (request.options & WEXITED) == 0) continue;
       any = true;
+      if (child.tracer_first) continue;
       if (child.zombie && (request.options & WEXITED) != 0) {
         RefPtr<ThreadGroup> keep(&child);
         report = {child.pid, child.exit_status, child.zombie_uid, child.usage};

@@ -50,7 +50,7 @@ constexpr struct {
     {"kernel/msgmnb", "16384"},
     {"kernel/msgmni", "2048"},
     {"kernel/randomize_va_space", "2"},
-    {"kernel/yama/ptrace_scope", "1"},
+    {"kernel/yama/ptrace_scope", "0"},
     {"kernel/perf_event_paranoid", "4"},
     {"kernel/kptr_restrict", "2"},
     {"kernel/dmesg_restrict", "1"},
