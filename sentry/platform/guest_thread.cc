@@ -30,6 +30,7 @@ void GuestThreadImpl::take_host(std::unique_ptr<HostThread> host) {
   host_ = std::move(host);
   host_->guest = this;
   if (report_all_) report_all_calls(true);
+  host_->slot().see_native = see_native_;
 }
 
 // ---- entries ----
@@ -50,6 +51,7 @@ void GuestThreadImpl::on_request() {
   Entry e{};
   e.nr = s.nr;
   u32 copied = kind == RequestKind::kSyscall ? __atomic_load_n(&s.in_mask, __ATOMIC_RELAXED) : 0;
+  e.seen = (copied & kSeen) != 0;
   probed_begin_ = probed_end_ = 0;
   for (u32 i = 0; i < 6; ++i) {
     e.args[i] = s.args[i];
@@ -72,6 +74,8 @@ void GuestThreadImpl::on_request() {
     case RequestKind::kSyscall: e.kind = EntryKind::kSyscall; break;
     case RequestKind::kCloned: e.kind = EntryKind::kCloned; break;
     case RequestKind::kFileShort: e.kind = EntryKind::kFileShort; break;
+    case RequestKind::kNativeCall: e.kind = EntryKind::kNativeCall; break;
+    case RequestKind::kNativeDone: e.kind = EntryKind::kNativeDone; break;
     case RequestKind::kMapped: e.kind = EntryKind::kMapped; break;
     case RequestKind::kFault:
       e.kind = EntryKind::kFault;

@@ -54,6 +54,10 @@ enum class RequestKind : u8 {
   kCloned = 7,     // the vfork child exists, or any with report_clone
   kFileShort = 8,  // of a SlotFileCopy only args[0] bytes could be copied
   kInspected = 9,  // a command of inspection is done: args[0]: 0 or -errno
+  // With see_native, around a call that the stub answers: nr, args; then args[0]: the result, args[1]: a kick
+  // interrupted it, args[2]: SA_RESTART begins it again.
+  kNativeCall = 10,
+  kNativeDone = 11,
 };
 
 enum class Command : u8 {
@@ -156,6 +160,8 @@ struct RobustList {
 };
 static_assert(kMaxSlots * sizeof(RobustList) <= kWindowBytes);
 
+constexpr u16 kSeen = 0x8000;
+
 struct alignas(64) Slot {
   // One cache line holds a call without buffers, both ways: with a spinning stub the time of a call is the time that
   // lines take between two CPUs, 40 to 350 ns each. Nothing else that either side writes in the course of it lies here,
@@ -166,7 +172,8 @@ struct alignas(64) Slot {
   u8 out_count;     // reply: entries of `out`, kCopyFile, kDropWindows
   u8 spare;
   u32 nr;
-  u16 in_mask;  // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written
+  u16 in_mask;  // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written;
+                // kSeen: kNativeCall was asked
   u16 spare2;
   union {
     u64 args[6];
@@ -222,6 +229,7 @@ struct alignas(64) Slot {
   u32 drop_windows;                    // reply, with kDropWindows: bit i: file window i is to be unmapped
   u32 step;                            // reply, with report_all: SIGTRAP after one instruction
   u32 report_clone;                    // with Command::kClone: kCloned for any kind of it
+  u32 see_native;                      // sentry: kNativeCall and kNativeDone
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

@@ -29,9 +29,12 @@ enum class EntryKind : u8 {
   kCloned,  // after resume_clone with kVfork or `report`: the child exists; the parent waits for resume(tid) until the
             // kernel lets it go on (child execed or exited).
   kMapped,  // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
-  kFileShort,  // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
-               // resume, by resume()
-  kLost,       // the host thread is gone (killed from outside, exited by itself): no resume is possible
+  kNativeCall,  // see_native_calls(): nr, args of a call that the stub is about to answer: resume_continue() lets it
+  kNativeDone,  // args[0]: its result; args[1]: it was interrupted, resume_continue() begins it again; args[2]: and so
+                // does SA_RESTART
+  kFileShort,   // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
+                // resume, by resume()
+  kLost,        // the host thread is gone (killed from outside, exited by itself): no resume is possible
 };
 
 struct Fault {
@@ -55,6 +58,7 @@ struct Entry {
   // kSignalCheck that interrupted a native blocking call (futex, nanosleep): the stub restarts the call if no handler
   // runs, and EINTR or restart (SA_RESTART) otherwise, as resume_signal says.
   bool interrupted_native;
+  bool seen;  // kSyscall: was a kNativeCall
 };
 
 // One guest signal handler invocation, everything the stub needs to build the frame (arch/x86/kernel/signal_64.c).
@@ -237,6 +241,8 @@ class GuestThread {
   virtual void step() = 0;
   // Calls that the stub answers by itself although they have an emulated form come in too.
   virtual void report_all_calls(bool all) = 0;
+  // Calls without an emulated form are shown when they are made: kNativeCall, kNativeDone.
+  virtual void see_native_calls(bool see) = 0;
 
   virtual i32 host_tid() const = 0;
   virtual RefPtr<AddressSpace> address_space() const = 0;

@@ -60,6 +60,7 @@ void unlink(Task& target) {
   std::erase(target.trace->tracer->tracees, &target);
   target.trace.reset();
   target.thread->report_all_calls(false);
+  target.thread->see_native_calls(false);
 }
 
 SigInfo stop_signal_of(const Task& tracer) {
@@ -144,6 +145,7 @@ void resume_tracee(Task& target, int signo, Resume how) {
   trace.syscalls = how == Resume::kToCall || how == Resume::kEmulate;
   trace.emulate = how == Resume::kEmulate;
   if (how == Resume::kStep) target.thread->step();
+  target.thread->see_native_calls(trace.syscalls);
   trace.listening = false;
   trace.report = false;
   trace.stopped = false;
@@ -161,6 +163,7 @@ void detach(Task& target, int signo) {
     std::erase(trace.tracer->tracees, &target);
     trace.tracer = nullptr;
     target.thread->report_all_calls(false);
+    target.thread->see_native_calls(false);
   } else {
     unlink(target);
   }

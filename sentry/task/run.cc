@@ -56,6 +56,8 @@ void Task::run() {
           finish_syscall(trace && trace->syscalls ? trace_call_exit(*this, vfork_child) : vfork_child);
           break;
         }
+        case EntryKind::kNativeCall: show_native_call(); break;
+        case EntryKind::kNativeDone: show_native_result(); break;
         case EntryKind::kFileShort: thread->resume(kernel().finish_file_read(*this, entry.args[0])); break;
         case EntryKind::kMapped:  // nobody asked: not our stub any more
         case EntryKind::kLost:
@@ -83,7 +85,8 @@ void Task::handle_syscall() {
     resumed = false;
     i64 result = 0;
     std::optional<i64> skipped;
-    if (trace && trace->syscalls) skipped = trace_call_entry(*this);
+    // One that the stub meant to answer was shown already.
+    if (trace && trace->syscalls && !(entry.seen && !restarting)) skipped = trace_call_entry(*this);
     if (!group->exiting) result = skipped ? *skipped : kernel().dispatch(*this);
     if (exited || group->exiting) return;
     // Another thread's exec ends this one: an interrupted call must not be begun again.
@@ -143,6 +146,41 @@ void Task::finish_syscall(i64 result) {
   }
   restore_mask(*this);
   thread->resume(result);
+}
+
+void Task::show_native_call() {
+  std::optional<i64> skipped;
+  if (trace && trace->syscalls) skipped = trace_call_entry(*this);
+  if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
+  if (!skipped) {
+    thread->resume_continue();
+    return;
+  }
+  i64 result = *skipped;
+  if (trace && trace->syscalls && !trace->emulated) result = trace_call_exit(*this, result);
+  if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
+  finish_syscall(result);
+}
+
+void Task::show_native_result() {
+  const i64 kInterrupted = -static_cast<i64>(Errno::kRestartNoHand);
+  bool interrupted = entry.args[1] != 0;
+  i64 result = interrupted ? kInterrupted : static_cast<i64>(entry.args[0]);
+  if (trace && trace->syscalls) result = trace_call_exit(*this, result);
+  if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
+  if (!interrupted || result != kInterrupted) {
+    finish_syscall(result);
+    return;
+  }
+  auto chosen = next_signal(*this);
+  if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
+  if (!chosen) {
+    thread->resume_continue();
+    return;
+  }
+  bool restart = entry.args[2] != 0 && (chosen->action.flags & SA_RESTART) != 0;
+  platform::SignalDelivery delivery = make_delivery(*this, *chosen);
+  thread->resume_signal(-static_cast<i64>(Errno::kIntr), restart, delivery);
 }
 
 void Task::handle_signal_check() {

@@ -90,6 +90,8 @@ class Task {
   void handle_syscall();
   void finish_syscall(i64 result);
   void handle_signal_check();
+  void show_native_call();
+  void show_native_result();
   void handle_fault();
 };
 

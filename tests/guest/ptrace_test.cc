@@ -588,3 +588,58 @@ TEST(ptrace, rights) {
   OK(kill(rooted, SIGKILL));
   next(rooted);
 }
+
+// Calls on memory, time and futexes, which a sandbox may answer without its kernel.
+TEST(ptrace, calls_of_the_process_itself) {
+  auto* word = (std::atomic<int>*)mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  pid_t pid = traced([&] {
+    signal(SIGUSR1, on_usr1);
+    timespec t{0, 1'000'000};
+    if (syscall(SYS_nanosleep, &t, nullptr) != 0) return 1;
+    void* at = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(at, 1, 8192);
+    if (syscall(SYS_munmap, at, 8192) != 5) return 2;  // not made: the memory is still there
+    memset(at, 2, 8192);
+    if (syscall(SYS_futex, word, 1 /* WAKE */, 1, nullptr, nullptr, 0) != 0) return 3;
+    t = {5, 0};
+    if (syscall(SYS_nanosleep, &t, nullptr) != -1 || errno != EINTR || caught != 1) return 4;
+    if (syscall(SYS_futex, word, 0 /* WAIT */, 0, nullptr, nullptr, 0) != -1 || errno != EAGAIN) return 5;
+    return 0;
+  });
+  OK(trace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD));
+  to_call(pid, SYS_nanosleep);
+  CHECK_EQ((long)to_exit(pid).rax, 0);
+  user_regs_struct r = to_call(pid, SYS_mmap);
+  CHECK_EQ(r.rsi, 8192ul);
+  unsigned long at = to_exit(pid).rax;
+  r = to_call(pid, SYS_munmap);
+  CHECK_EQ(r.rdi, at);
+  r.orig_rax = -1;
+  r.rax = 5;
+  OK(trace(PTRACE_SETREGS, pid, 0, (unsigned long)&r));
+  CHECK_EQ((long)to_exit(pid).rax, 5);
+  r = to_call(pid, SYS_futex);
+  CHECK_EQ(r.rdi, (unsigned long)word);
+  CHECK_EQ((long)to_exit(pid).rax, 0);
+  // Interrupted: first by what the tracer drops, then by a handler.
+  to_call(pid, SYS_nanosleep);
+  for (bool drop : {true, false}) {
+    OK(trace(PTRACE_SYSCALL, pid));
+    sleep_ms(20);
+    OK(kill(pid, SIGUSR1));
+    stops_with(pid, kCallStop);
+    long result = (long)registers(pid).rax;
+    CHECK(result <= -512 && result >= -516);
+    OK(trace(PTRACE_SYSCALL, pid));
+    stops_with(pid, SIGUSR1);
+    OK(trace(PTRACE_SYSCALL, pid, 0, drop ? 0 : SIGUSR1));
+    if (!drop) break;
+    stops_with(pid, kCallStop);  // it begins again
+  }
+  stops_with(pid, kCallStop);  // the handler's return, where that is shown
+  if ((long)registers(pid).orig_rax != SYS_futex) to_call(pid, SYS_futex);
+  word->store(1);
+  CHECK_EQ((long)to_exit(pid).rax, -EAGAIN);
+  OK(trace(PTRACE_CONT, pid));
+  CHECK_EQ(next(pid), 0);
+}

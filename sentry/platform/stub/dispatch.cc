@@ -116,20 +116,26 @@ void mmap_by_sentry(Context& ctx) {
   ask_sentry(ctx, RequestKind::kMapped);
 }
 
-void carry_out(Context& ctx, RequestKind kind) {
+bool returns_a_result(RequestKind kind) {
+  return kind == RequestKind::kSyscall || kind == RequestKind::kCloned || kind == RequestKind::kMapped ||
+         kind == RequestKind::kNativeCall || kind == RequestKind::kNativeDone;
+}
+
+Command carry_out(Context& ctx, RequestKind kind) {
   Slot& slot = *ctx.slot;
   slot.ip = ctx.regs->rip;
   slot.sp = ctx.regs->rsp;
   note_registers(ctx);
   submit(slot, kind);
   if (slot.command >= Command::kPoke) serve_inspection(slot, ctx.uc);
-  switch (slot.command) {
+  const Command command = slot.command;
+  switch (command) {
     case Command::kReturn:
       ctx.regs->rax = static_cast<u64>(slot.out_count == 0 ? slot.ret : copy_results(slot));
-      return;
-    case Command::kContinue: return;
+      return command;
+    case Command::kContinue: return command;
     case Command::kDeliver:
-      if (kind == RequestKind::kSyscall || kind == RequestKind::kCloned || kind == RequestKind::kMapped) {
+      if (returns_a_result(kind)) {
         if (slot.delivery.restart != 0) {
           ctx.regs->rax = slot.nr;
           ctx.regs->rip -= 2;
@@ -138,9 +144,9 @@ void carry_out(Context& ctx, RequestKind kind) {
         }
       }
       deliver(ctx);
-      return;
-    case Command::kClone: perform_clone(ctx); return;
-    case Command::kMmap: mmap_by_sentry(ctx); return;
+      return command;
+    case Command::kClone: perform_clone(ctx); return command;
+    case Command::kMmap: mmap_by_sentry(ctx); return command;
     case Command::kExit: {
       u64 all = ~0ull;
       sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), 0, 8);
@@ -154,10 +160,49 @@ void carry_out(Context& ctx, RequestKind kind) {
 
 }  // namespace
 
-void ask_sentry(Context& ctx, RequestKind kind) {
-  carry_out(ctx, kind);
+Command ask_sentry(Context& ctx, RequestKind kind) {
+  const Command command = carry_out(ctx, kind);
   if (ctx.slot->report_all != 0 && ctx.slot->step != 0) arm_step(ctx);
+  return command;
 }
+
+namespace {
+
+void read_arguments(Context& ctx) {
+  const GuestRegs& regs = *ctx.regs;
+  ctx.args[0] = regs.rdi;
+  ctx.args[1] = regs.rsi;
+  ctx.args[2] = regs.rdx;
+  ctx.args[3] = regs.r10;
+  ctx.args[4] = regs.r8;
+  ctx.args[5] = regs.r9;
+}
+
+// For a tracer: the call is shown before it is answered here, and its result after. False: the sentry's after all.
+bool seen_native(Context& ctx, u32& nr) {
+  Slot& slot = *ctx.slot;
+  for (;;) {
+    slot.nr = nr;
+    slot.in_mask = 0;
+    for (int i = 0; i < 6; ++i) slot.args[i] = ctx.args[i];
+    if (ask_sentry(ctx, RequestKind::kNativeCall) != Command::kContinue) return true;  // not to be made
+    nr = static_cast<u32>(ctx.regs->rax);
+    read_arguments(ctx);
+    ctx.seen = true;
+    ctx.interrupted = false;
+    i64 ret = 0;
+    if (!tier0(ctx, nr, ret)) return false;
+    ++slot.counters.tier0;
+    slot.args[0] = static_cast<u64>(ret);
+    slot.args[1] = ctx.interrupted;
+    slot.args[2] = ctx.restartable;
+    slot.nr = nr;
+    if (ask_sentry(ctx, RequestKind::kNativeDone) != Command::kContinue) return true;
+    ctx.seen = false;
+  }
+}
+
+}  // namespace
 
 void signal_check(Context& ctx, bool interrupted_native) {
   ctx.slot->interrupted_native = interrupted_native;
@@ -176,13 +221,10 @@ void handle_syscall(Context& ctx) {
       patched_sigreturn(ctx);
     return;
   }
-  ctx.args[0] = regs.rdi;
-  ctx.args[1] = regs.rsi;
-  ctx.args[2] = regs.rdx;
-  ctx.args[3] = regs.r10;
-  ctx.args[4] = regs.r8;
-  ctx.args[5] = regs.r9;
-  if (tier0(ctx, nr, ret)) {
+  read_arguments(ctx);
+  if (slot.see_native != 0 && is_native(nr)) {
+    if (seen_native(ctx, nr)) return;
+  } else if (tier0(ctx, nr, ret)) {
     ++slot.counters.tier0;
     regs.rax = static_cast<u64>(ret);
     return;
@@ -191,7 +233,7 @@ void handle_syscall(Context& ctx) {
   if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
   u16 in_mask = copy_arguments(ctx, nr);
   slot.nr = nr;
-  slot.in_mask = in_mask;
+  slot.in_mask = static_cast<u16>(in_mask | (ctx.seen ? kSeen : 0));
   for (int i = 0; i < 6; ++i) slot.args[i] = ctx.args[i];
   ask_sentry(ctx, RequestKind::kSyscall);
 }

@@ -124,6 +124,11 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
       if (ret != -kEintr) return ret;
       continue;  // a host signal that was no kick of ours: as if it had not come
     }
+    if (ctx.seen) {
+      ctx.interrupted = true;
+      ctx.restartable = restart_after_handler;
+      return -kEintr;
+    }
     // The frame must show the call interrupted: EINTR, or the syscall instruction again.
     u64 nr = ctx.regs->rax;
     u64 after = ctx.regs->rip;
@@ -427,6 +432,31 @@ bool do_sigaction(const Context& ctx, i64& ret) {
 }
 
 }  // namespace
+
+bool is_native(u32 nr) {
+  switch (nr) {
+    case kNrMmap:
+    case kNrMprotect:
+    case kNrMunmap:
+    case kNrBrk:
+    case kNrMremap:
+    case kNrMadvise:
+    case kNrMincore:
+    case kNrFutex:
+    case kNrSchedYield:
+    case kNrNanosleep:
+    case kNrClockNanosleep:
+    case kNrClockGettime:
+    case kNrClockGetres:
+    case kNrSigaltstack:
+    case kNrArchPrctl:
+    case kNrSetTidAddress:
+    case kNrSetRobustList:
+    case kNrGetRobustList:
+    case kNrRseq: return true;
+    default: return false;
+  }
+}
 
 bool touches_reserved(u64 addr, u64 length) {
   u64 end = addr + page_up(length);

@@ -223,12 +223,16 @@ struct Context {
   Private* priv;
   Slot* slot;
   u64 args[6]{};  // of the call
+  // With see_native:
+  bool seen = false;         // the sentry knows of it
+  bool interrupted = false;  // a kick ended it
+  bool restartable = false;  // also after a handler
 };
 
 // dispatch.cc: the syscall in ctx.regs (rax = number, rip after it). On return the registers are the guest's next ones.
 void handle_syscall(Context& ctx);
-// Asks the sentry and carries its reply out; result in rax.
-void ask_sentry(Context& ctx, RequestKind kind);
+// Asks the sentry and carries its reply out; result in rax. Returns what the reply was.
+Command ask_sentry(Context& ctx, RequestKind kind);
 // After the kick flag or a newly unblocked pending signal.
 void signal_check(Context& ctx, bool interrupted_native);
 
@@ -246,6 +250,8 @@ void set_altstack(u32 index);
 
 // native.cc. True: answered, ret valid. False: the sentry's.
 bool tier0(Context& ctx, u32 nr, i64& ret);
+// Whether tier0() may answer such a call although the sentry wants to see those that it could serve.
+bool is_native(u32 nr);
 void walk_robust_list(u64 head, u32 guest_tid);
 // The thread's own list, before it ends.
 void release_robust_list(Slot& slot);

@@ -189,6 +189,8 @@ void MiniKernel::run(std::shared_ptr<MiniTask> task) {
     switch (entry.kind) {
       case EntryKind::kMapped:
       case EntryKind::kFileShort:
+      case EntryKind::kNativeCall:
+      case EntryKind::kNativeDone:
       case EntryKind::kLost:
         if (--task->process->threads == 0) end_process(*task->process, SIGKILL);
         return;
