@@ -146,17 +146,7 @@ RefPtr<const task::SeccompFilter> container_filter(const control::SeccompConfig&
       out.conditions.push_back({arg.index, static_cast<task::SeccompOp>(arg.op), arg.value, arg.value_two});
     }
   }
-  auto filter = task::rules_filter(std::move(rules), seccomp_verdict(config.default_action, config.default_errno));
-  std::string unseen;
-  for (const syscalls::Row& row : syscalls::kTable) {
-    auto nr = static_cast<u32>(&row - syscalls::kTable.data());
-    if (row.name != nullptr && row.invoke != nullptr && row.cost == syscalls::Cost::kNative &&
-        !filter->always_allows(nr)) {
-      unseen += (unseen.empty() ? "" : ", ") + std::string(row.name);
-    }
-  }
-  if (!unseen.empty()) LOG_WARNING("linux.seccomp: not restricted, as they run natively: %s", unseen.c_str());
-  return filter;
+  return task::rules_filter(std::move(rules), seccomp_verdict(config.default_action, config.default_errno));
 }
 
 // On a fiber, before the filter: the mount tree, and whether init's command exists.

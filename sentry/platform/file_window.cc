@@ -122,7 +122,8 @@ u32 windows_in_use(const SlotArea& area) {
 
 bool GuestThreadImpl::copy_from_file(u64 addr, const FileBytes& bytes) {
   if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return false;
-  if (out_count_ != 0 || file_copy_.length != 0 || platform_.options.report_all_syscalls || report_all_) return false;
+  if (out_count_ != 0 || file_copy_.length != 0 || platform_.options.report_all_syscalls || watch_.after || watch_.text)
+    return false;
   if (addr + bytes.n < addr || addr + bytes.n > kUserEnd) return false;
   FileWindows& windows = host_->process->area->windows;
   int index = windows.find(bytes);

@@ -29,8 +29,7 @@ GuestThreadImpl::~GuestThreadImpl() { inspected(-ESRCH); }
 void GuestThreadImpl::take_host(std::unique_ptr<HostThread> host) {
   host_ = std::move(host);
   host_->guest = this;
-  if (report_all_) report_all_calls(true);
-  host_->slot().see_native = see_native_;
+  watch_calls(watch_);
 }
 
 // ---- entries ----

@@ -110,11 +110,18 @@ void GuestThreadImpl::settle_memory() {
   probed_begin_ = probed_end_ = 0;
 }
 
-void GuestThreadImpl::report_all_calls(bool all) {
-  report_all_ = all;
+void GuestThreadImpl::watch_calls(const Watch& watch) {
+  watch_ = watch;
   if (!host_) return;
-  host_->slot().report_all = all || platform_.options.report_all_syscalls;
-  host_->slot().patch_off = all || !platform_.options.patch;  // what a tracer has read stays
+  Slot& s = host_->slot();
+  s.report_all = watch.emulated || platform_.options.report_all_syscalls;
+  s.see_native = (watch.before ? kSeeBefore : 0) | (watch.after ? kSeeAfter : 0);
+  s.patch_off = watch.text || !platform_.options.patch;
+}
+
+bool may_be_native(u32 nr) {
+  auto has = [nr](const auto& list) { return std::find(std::begin(list), std::end(list), nr) != std::end(list); };
+  return has(kNativeSeen) || has(kNativeOthers);
 }
 
 // ---- commands to the stub ----

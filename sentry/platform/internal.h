@@ -168,11 +168,7 @@ class GuestThreadImpl final : public GuestThread {
   void settle_memory() override;
   Result<Registers> registers() override;
   Result<void> set_registers(const Registers& r) override;
-  void report_all_calls(bool all) override;
-  void see_native_calls(bool see) override {
-    see_native_ = see;
-    if (host_) host_->slot().see_native = see;
-  }
+  void watch_calls(const Watch& watch) override;
   Result<void> poke_protected(u64 addr, std::string bytes, u32 prot) override;
   Result<std::string> fp_state() override;
   Result<void> set_fp_state(std::string state) override;
@@ -232,7 +228,7 @@ class GuestThreadImpl final : public GuestThread {
   bool entry_ready_ = false;
   bool lost_ = false;
   bool awaits_start_ = false;  // between exec() and resume_exec()
-  bool report_all_ = false, see_native_ = false;
+  Watch watch_;
   std::shared_ptr<Inspection> inspection_;
   fiber::Fiber* fiber_ = nullptr;
   fiber::Fiber* ringing_for_ = nullptr;  // waits for the doorbell

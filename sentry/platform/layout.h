@@ -162,6 +162,13 @@ static_assert(kMaxSlots * sizeof(RobustList) <= kWindowBytes);
 
 constexpr u16 kSeen = 0x8000;
 
+// Slot::see_native: before a call of kNativeCalls is answered in the stub, and after one of kNativeSeen too.
+constexpr u32 kSeeBefore = 1, kSeeAfter = 2;
+// Calls that stub/native.cc answers: all of them; and those that a tracer is shown, as the others come in with
+// report_all or deliver signals in their course.
+constexpr u32 kNativeSeen[] = {9, 10, 11, 12, 24, 25, 27, 28, 35, 131, 158, 202, 218, 228, 229, 230, 273, 274, 334};
+constexpr u32 kNativeOthers[] = {13, 14, 39, 98, 102, 104, 107, 108, 110, 186};
+
 struct alignas(64) Slot {
   // One cache line holds a call without buffers, both ways: with a spinning stub the time of a call is the time that
   // lines take between two CPUs, 40 to 350 ns each. Nothing else that either side writes in the course of it lies here,
@@ -229,7 +236,7 @@ struct alignas(64) Slot {
   u32 drop_windows;                    // reply, with kDropWindows: bit i: file window i is to be unmapped
   u32 step;                            // reply, with report_all: SIGTRAP after one instruction
   u32 report_clone;                    // with Command::kClone: kCloned for any kind of it
-  u32 see_native;                      // sentry: kNativeCall and kNativeDone
+  u32 see_native;                      // sentry: kSeeBefore, kSeeAfter
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

@@ -29,7 +29,7 @@ enum class EntryKind : u8 {
   kCloned,  // after resume_clone with kVfork or `report`: the child exists; the parent waits for resume(tid) until the
             // kernel lets it go on (child execed or exited).
   kMapped,  // after resume_mmap with `report`: args[0] is the address or -errno; the call still waits for its resume
-  kNativeCall,  // see_native_calls(): nr, args of a call that the stub is about to answer: resume_continue() lets it
+  kNativeCall,  // watch_calls(): nr, args of a call that the stub is about to answer: resume_continue() lets it
   kNativeDone,  // args[0]: its result; args[1]: it was interrupted, resume_continue() begins it again; args[2]: and so
                 // does SA_RESTART
   kFileShort,   // after copy_from_file and the resume: only args[0] bytes could be copied. The call still waits for its
@@ -239,10 +239,14 @@ class GuestThread {
   virtual Result<void> set_fp_state(std::string state) = 0;
   // With the next resume: SIGTRAP after one instruction.
   virtual void step() = 0;
-  // Calls that the stub answers by itself although they have an emulated form come in too.
-  virtual void report_all_calls(bool all) = 0;
-  // Calls without an emulated form are shown when they are made: kNativeCall, kNativeDone.
-  virtual void see_native_calls(bool see) = 0;
+  // What comes in of the calls that the stub answers by itself. Until it is changed, through exec().
+  struct Watch {
+    bool emulated = false;  // those with an emulated form are served here
+    bool before = false;    // the others are announced: kNativeCall
+    bool after = false;     // and their results: kNativeDone
+    bool text = false;      // the guest's text stays as it is: nothing more is patched
+  };
+  virtual void watch_calls(const Watch& watch) = 0;
 
   virtual i32 host_tid() const = 0;
   virtual RefPtr<AddressSpace> address_space() const = 0;
@@ -302,6 +306,9 @@ struct HostFeature {
   const char* without;
 };
 std::vector<HostFeature> probe_host_features();
+
+// Whether a stub may answer a call of this number by itself.
+bool may_be_native(u32 nr);
 
 // The published surface: what a stub may reach of the host kernel, one line each ("futex: ops 0,1,3,..."). Used by
 // docs, `sbx features` and the filter test.

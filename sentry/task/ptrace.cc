@@ -53,14 +53,13 @@ void link(Task& tracer, Task& target, bool seize, u32 options) {
   target.trace->seized = seize;
   target.trace->options = options;
   tracer.tracees.push_back(&target);
-  target.thread->report_all_calls(true);
+  target.publish_watch();
 }
 
 void unlink(Task& target) {
   std::erase(target.trace->tracer->tracees, &target);
   target.trace.reset();
-  target.thread->report_all_calls(false);
-  target.thread->see_native_calls(false);
+  target.publish_watch();
 }
 
 SigInfo stop_signal_of(const Task& tracer) {
@@ -145,7 +144,7 @@ void resume_tracee(Task& target, int signo, Resume how) {
   trace.syscalls = how == Resume::kToCall || how == Resume::kEmulate;
   trace.emulate = how == Resume::kEmulate;
   if (how == Resume::kStep) target.thread->step();
-  target.thread->see_native_calls(trace.syscalls);
+  target.publish_watch();
   trace.listening = false;
   trace.report = false;
   trace.stopped = false;
@@ -162,8 +161,7 @@ void detach(Task& target, int signo) {
   if (target.fiber != nullptr && trace.code != 0) {
     std::erase(trace.tracer->tracees, &target);
     trace.tracer = nullptr;
-    target.thread->report_all_calls(false);
-    target.thread->see_native_calls(false);
+    target.publish_watch();
   } else {
     unlink(target);
   }

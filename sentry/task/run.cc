@@ -152,11 +152,12 @@ void Task::show_native_call() {
   std::optional<i64> skipped;
   if (trace && trace->syscalls) skipped = trace_call_entry(*this);
   if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
-  if (!skipped) {
+  i64 result = skipped.value_or(0);
+  if (!skipped && (!seccomp || seccomp_admits(*this, entry.nr, entry.args, &result))) {
     thread->resume_continue();
     return;
   }
-  i64 result = *skipped;
+  if (exited || group->exiting) return;
   if (trace && trace->syscalls && !trace->emulated) result = trace_call_exit(*this, result);
   if (group->exiting || (group->exec_task != nullptr && group->exec_task != this)) return;
   finish_syscall(result);

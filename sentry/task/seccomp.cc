@@ -243,6 +243,7 @@ void SeccompFilter::finish(RefPtr<const SeccompFilter> older, u32 length) {
   count_ = 1 + (older_ ? older_->count_ : 0);
   for (u32 nr = 0; nr < kSeccompNumbers; ++nr) {
     if ((!older_ || older_->allowed_.test(nr)) && allows(nr)) allowed_.set(nr);
+    watches_native_ |= !allowed_.test(nr) && platform::may_be_native(nr);
   }
 }
 

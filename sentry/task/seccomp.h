@@ -1,5 +1,6 @@
-// Guest seccomp (seccomp(2), kernel/seccomp.c): filters of tasks, the container's (linux.seccomp) among them. They rule
-// over what the sentry serves; calls that the stub answers natively (docs/syscalls.md, cost "native") pass unseen.
+// Guest seccomp (seccomp(2), kernel/seccomp.c): filters of tasks, the container's (linux.seccomp) among them. A call
+// that the stub answers natively (docs/syscalls.md, cost "native") is asked about first, if a filter does not allow all
+// such whatever their arguments.
 #pragma once
 #include <linux/filter.h>
 
@@ -29,6 +30,8 @@ class SeccompFilter : public RefCounted {
   // The action and data (SECCOMP_RET_*) of this filter and all older ones: the most restrictive.
   u32 evaluate_all(const SeccompData& data) const;
   bool always_allows(u32 nr) const { return nr < kSeccompNumbers && allowed_.test(nr); }
+  // Not for all calls that a stub may answer by itself.
+  bool watches_native() const { return watches_native_; }
   // The filters from here to the oldest.
   u32 count() const { return count_; }
   // Of all programs, in instructions: limited by the kernel to 32768, with four for each program.
@@ -46,6 +49,7 @@ class SeccompFilter : public RefCounted {
  private:
   RefPtr<const SeccompFilter> older_;
   std::bitset<kSeccompNumbers> allowed_;
+  bool watches_native_ = false;
   u32 count_ = 1, length_ = 0;
 };
 

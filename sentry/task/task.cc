@@ -34,6 +34,13 @@ void Task::set_creds(security::CredPtr c) {
   publish_identity();
 }
 
+void Task::publish_watch() {
+  const bool traced = trace && trace->tracer != nullptr;
+  const bool filtered = seccomp && seccomp->watches_native();
+  const bool calls = traced && trace->syscalls;
+  thread->watch_calls({traced || filtered, calls || filtered, calls, traced});
+}
+
 void Task::publish_identity() {
   platform::GuestThread::Identity id{};
   id.pid = group->pid;
@@ -45,6 +52,7 @@ void Task::publish_identity() {
   id.egid = creds->egid;
   if (!seccomp || seccomp->always_allows(SYS_rt_sigaction)) id.unset_actions = group->actions->unset();
   thread->set_identity(id);
+  publish_watch();
 }
 
 }  // namespace sbx::task

@@ -80,6 +80,8 @@ class Task {
   void set_creds(security::CredPtr c);
   // Mirrors ids into the stub; after changes of creds, parent, exec.
   void publish_identity();
+  // Tells the stub which calls are to come in: after changes of trace and seccomp.
+  void publish_watch();
 
   Task(i32 tid, RefPtr<ThreadGroup> group);
   ~Task();

@@ -206,3 +206,41 @@ TEST(seccomp, refused) {
   action = 0x12340000;
   FAILS(syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action), EOPNOTSUPP);
 }
+
+// Calls on a process's own memory, threads and clocks, which a sandbox may answer without its kernel.
+TEST(seccomp, calls_of_the_process_itself) {
+  no_new_privileges();
+  constexpr unsigned kProt = offsetof(seccomp_data, args) + 16;
+  char* page = (char*)mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  OK(install({load(kNumber), skip_unless(SYS_mprotect, 4), load(kProt),
+              BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1), verdict(SECCOMP_RET_ERRNO | EPERM),
+              verdict(SECCOMP_RET_ALLOW), verdict(SECCOMP_RET_ALLOW)}));
+  OK(mprotect(page, 4096, PROT_READ));
+  FAILS(mprotect(page, 4096, PROT_READ | PROT_EXEC), EPERM);
+  OK(mprotect(page, 4096, PROT_READ | PROT_WRITE));
+  page[0] = 1;
+  OK(install(only(SYS_getpid, SECCOMP_RET_ERRNO | ENOLINK)));
+  FAILS(syscall(SYS_getpid), ENOLINK);
+  CHECK(syscall(SYS_getppid) > 0);
+  OK(install(only(SYS_rt_sigprocmask, SECCOMP_RET_ERRNO | ENOLINK)));
+  sigset_t set;
+  FAILS(syscall(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &set, 8), ENOLINK);
+  struct sigaction action {};
+  action.sa_sigaction = on_trap;
+  action.sa_flags = SA_SIGINFO;
+  OK(sigaction(SIGSYS, &action, nullptr));
+  OK(install(only(SYS_sched_yield, SECCOMP_RET_TRAP | 7)));
+  syscall(SYS_sched_yield);
+  CHECK_EQ(trapped_nr, SYS_sched_yield);
+  CHECK_EQ(trapped_errno, 7);
+  OK(install(only(SYS_futex, SECCOMP_RET_KILL_PROCESS)));
+  // In children and in new programs too.
+  pid_t pid = spawn([&] {
+    int word = 0;
+    syscall(SYS_futex, &word, 1, 1, nullptr, nullptr, 0);
+    return 0;
+  });
+  CHECK_EQ(WTERMSIG(wait_status(pid)), SIGSYS);
+  timespec t{0, 1000};
+  OK(nanosleep(&t, nullptr));
+}

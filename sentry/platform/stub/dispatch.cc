@@ -178,8 +178,9 @@ void read_arguments(Context& ctx) {
   ctx.args[5] = regs.r9;
 }
 
-// For a tracer: the call is shown before it is answered here, and its result after. False: the sentry's after all.
-bool seen_native(Context& ctx, u32& nr) {
+// For filters and tracers: the call is shown before it is answered here, and for these its result after. False: the
+// sentry's after all.
+bool seen_native(Context& ctx, u32& nr, u32 see) {
   Slot& slot = *ctx.slot;
   for (;;) {
     slot.nr = nr;
@@ -188,11 +189,15 @@ bool seen_native(Context& ctx, u32& nr) {
     if (ask_sentry(ctx, RequestKind::kNativeCall) != Command::kContinue) return true;  // not to be made
     nr = static_cast<u32>(ctx.regs->rax);
     read_arguments(ctx);
-    ctx.seen = true;
+    ctx.seen = (see & kSeeAfter) != 0;
     ctx.interrupted = false;
     i64 ret = 0;
     if (!tier0(ctx, nr, ret)) return false;
     ++slot.counters.tier0;
+    if (!ctx.seen) {
+      ctx.regs->rax = static_cast<u64>(ret);
+      return true;
+    }
     slot.args[0] = static_cast<u64>(ret);
     slot.args[1] = ctx.interrupted;
     slot.args[2] = ctx.restartable;
@@ -222,8 +227,8 @@ void handle_syscall(Context& ctx) {
     return;
   }
   read_arguments(ctx);
-  if (slot.see_native != 0 && is_native(nr)) {
-    if (seen_native(ctx, nr)) return;
+  if (u32 see = slot.see_native; see != 0 && is_seen(nr, see)) {
+    if (seen_native(ctx, nr, see)) return;
   } else if (tier0(ctx, nr, ret)) {
     ++slot.counters.tier0;
     regs.rax = static_cast<u64>(ret);

@@ -433,29 +433,14 @@ bool do_sigaction(const Context& ctx, i64& ret) {
 
 }  // namespace
 
-bool is_native(u32 nr) {
-  switch (nr) {
-    case kNrMmap:
-    case kNrMprotect:
-    case kNrMunmap:
-    case kNrBrk:
-    case kNrMremap:
-    case kNrMadvise:
-    case kNrMincore:
-    case kNrFutex:
-    case kNrSchedYield:
-    case kNrNanosleep:
-    case kNrClockNanosleep:
-    case kNrClockGettime:
-    case kNrClockGetres:
-    case kNrSigaltstack:
-    case kNrArchPrctl:
-    case kNrSetTidAddress:
-    case kNrSetRobustList:
-    case kNrGetRobustList:
-    case kNrRseq: return true;
-    default: return false;
+bool is_seen(u32 nr, u32 see) {
+  for (u32 one : kNativeSeen) {
+    if (one == nr) return true;
   }
+  for (u32 one : kNativeOthers) {
+    if (one == nr) return (see & kSeeAfter) == 0;
+  }
+  return false;
 }
 
 bool touches_reserved(u64 addr, u64 length) {

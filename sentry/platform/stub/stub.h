@@ -250,8 +250,8 @@ void set_altstack(u32 index);
 
 // native.cc. True: answered, ret valid. False: the sentry's.
 bool tier0(Context& ctx, u32 nr, i64& ret);
-// Whether tier0() may answer such a call although the sentry wants to see those that it could serve.
-bool is_native(u32 nr);
+// Whether the sentry is to see such a call before tier0() may answer it; see: Slot::see_native.
+bool is_seen(u32 nr, u32 see);
 void walk_robust_list(u64 head, u32 guest_tid);
 // The thread's own list, before it ends.
 void release_robust_list(Slot& slot);
