@@ -1,6 +1,7 @@
 #include "gofer/main.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <linux/mount.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -105,6 +106,7 @@ HostResult<void> run(int memfd) {
 }  // namespace
 
 int gofer_main(int argc, char** argv) {
+  mallopt(M_ARENA_MAX, 1);  // one handler runs at a time
   if (argc < 2) return 2;
   auto result = run(std::atoi(argv[1]));
   LOG_ERROR("gofer: %s", result.error().message.c_str());

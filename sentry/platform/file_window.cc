@@ -99,9 +99,10 @@ void FileWindows::settle(const HostThread& thread, bool done) {
   }
 }
 
-void FileWindows::forget(int index) {
+void FileWindows::fell_short(int index) {
   Window& w = windows_[static_cast<size_t>(index)];
   if (w.state != State::kReady) return;
+  w.file->fell_short();
   w.state = State::kFree;
   w.file = nullptr;
 }
@@ -124,7 +125,7 @@ bool GuestThreadImpl::copy_from_file(u64 addr, const FileBytes& bytes) {
   if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return false;
   if (out_count_ != 0 || file_copy_.length != 0 || platform_.options.report_all_syscalls || watch_.after || watch_.text)
     return false;
-  if (addr + bytes.n < addr || addr + bytes.n > kUserEnd) return false;
+  if (addr + bytes.n < addr || addr + bytes.n > kUserEnd || !bytes.file->usable()) return false;
   FileWindows& windows = host_->process->area->windows;
   int index = windows.find(bytes);
   i32 fd = -1;
@@ -174,7 +175,7 @@ void GuestThreadImpl::note_windows(RequestKind kind) {
   }
   if (kind != RequestKind::kFileShort) return;
   file_shorts.add();
-  host_->process->area->windows.forget(static_cast<int>(file_copy_.window));
+  host_->process->area->windows.fell_short(static_cast<int>(file_copy_.window));
 }
 
 }  // namespace sbx::platform

@@ -19,11 +19,16 @@ class WindowFile final : public RefCounted {
   // No window is to show the file any more: the last user closed it, or another descriptor stands for it now.
   void retire();
   bool retired() const { return retired_; }
+  // A copy fell short, as always where the host cannot map the file. After a few nobody tries again.
+  void fell_short() { ++shorts_; }
+  bool usable() const { return shorts_ < kMostShorts; }
   // How often a file that had windows was retired so far: who has windows looks them through when this changed.
   static u64 retirements();
 
  private:
+  static constexpr u32 kMostShorts = 8;
   bool retired_ = false;
+  u32 shorts_ = 0;
 };
 
 // n > 0 bytes of a file's page cache.
@@ -49,8 +54,8 @@ class FileWindows {
   bool any() const { return any_; }
   // The thread came back: what it was told to map or unmap is done. Or it will never.
   void settle(const HostThread& thread, bool done);
-  // Does not show what it should.
-  void forget(int index);
+  // Does not show what it should, or not to this buffer.
+  void fell_short(int index);
 
  private:
   enum class State : u8 { kFree, kMapping, kReady, kUnmapping };
