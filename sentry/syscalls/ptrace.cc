@@ -98,6 +98,7 @@ Result<void> poke_user(Task& target, u64 offset, u64 word) {
 constexpr size_t kFpBytes = 512, kFpHeader = 512, kXcr0At = 464;
 
 Result<i64> fp_register_set(Task& task, Task& target, bool whole, u64 at, u64* length, bool set) {
+  const i32 tid = target.tid;
   std::string state = TRY(target.thread->fp_state());  // parks
   u64 n = std::min<u64>(*length, whole ? state.size() : kFpBytes);
   *length = n;
@@ -110,7 +111,7 @@ Result<i64> fp_register_set(Task& task, Task& target, bool whole, u64 at, u64* l
   if (!whole && n < kFpBytes) return Errno::kInval;
   TRY(task.memory().read(at, state.data(), n));
   if (!whole) state[kFpHeader] = static_cast<char>(state[kFpHeader] | 3);
-  TRY(target.thread->set_fp_state(std::move(state)));
+  TRY(TRY(tracee(task, tid))->thread->set_fp_state(std::move(state)));
   return 0;
 }
 
