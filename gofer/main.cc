@@ -1,8 +1,8 @@
 #include "gofer/main.h"
 
 #include <fcntl.h>
-#include <malloc.h>
 #include <linux/mount.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
