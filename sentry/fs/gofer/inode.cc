@@ -240,7 +240,12 @@ Result<int> GoferInode::open_descriptor(UniqueFd& slot, u32 flags) {
   if (!opened) return Errno::kIo;
   if (reply.attr.ino != attr_.ino || reply.attr.dev != attr_.dev) return Errno::kStale;
   set_attributes(reply.attr);
-  slot = std::move(opened);
+  if (slot.valid()) {
+    // In its place: whoever has borrowed the number and waits must not find another file there.
+    if (dup3(opened.get(), slot.get(), O_CLOEXEC) < 0) return last_errno();
+  } else {
+    slot = std::move(opened);
+  }
   if (&slot == &read_write_) {
     read_only_old_ = read_only_.valid();
     retire_windows();
