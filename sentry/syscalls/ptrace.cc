@@ -206,9 +206,9 @@ Result<i64> signal_mask(Task& task, Task& target, u64 size, u64 at, bool set) {
   return 0;
 }
 
+// Not PTRACE_O_TRACESECCOMP: there is no such stop, and who asks for it must not wait for one.
 constexpr u64 kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE |
-                         PTRACE_O_TRACEEXEC | PTRACE_O_TRACEVFORKDONE | PTRACE_O_TRACEEXIT | PTRACE_O_TRACESECCOMP |
-                         PTRACE_O_EXITKILL;
+                         PTRACE_O_TRACEEXEC | PTRACE_O_TRACEVFORKDONE | PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL;
 
 Result<i64> seize(Task& task, i32 pid, u64 addr, u64 options, bool seized) {
   Task* target = task::kernel().find_task(pid);
