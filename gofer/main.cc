@@ -64,7 +64,8 @@ HostResult<void> run(int memfd) {
   log_init(log_fd, static_cast<LogFormat>(boot.log_format != 0), static_cast<LogLevel>(boot.log_level & 3));
   u32 limit = raise_descriptor_limit();
   umask(0);
-  signal(SIGPIPE, SIG_IGN);
+  // A stop of the whole control group is the sentry's to act on: the gofer ends with it.
+  for (int s : {SIGPIPE, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2}) signal(s, SIG_IGN);
 
   Server::Options options;
   options.open_limit = boot.directory_fds != 0 ? boot.directory_fds : limit / 2;

@@ -93,6 +93,7 @@ std::string write_state_file(const State& s) {
   j["goferPid"] = s.gofer_pid;
   j["goferStartTime"] = s.gofer_start_time;
   j["cgroupPath"] = s.cgroup_path;
+  j["systemdUnit"] = s.systemd_unit;
   j["cgroupDirs"] = s.cgroup_dirs;
   j["ownUserNamespace"] = s.own_user_namespace;
   j["ownPidNamespace"] = s.own_pid_namespace;

@@ -363,6 +363,7 @@ void read_state(const Node& n, State& s) {
   n.at("goferPid").read(s.gofer_pid);
   n.at("goferStartTime").read(s.gofer_start_time);
   n.at("cgroupPath").read(s.cgroup_path);
+  n.at("systemdUnit").read(s.systemd_unit);
   n.at("cgroupDirs").read(s.cgroup_dirs);
   n.at("ownUserNamespace").read(s.own_user_namespace);
   n.at("ownPidNamespace").read(s.own_pid_namespace);

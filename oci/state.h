@@ -27,6 +27,7 @@ struct State {
   i32 gofer_pid = 0;
   u64 gofer_start_time = 0;
   std::string cgroup_path;               // below each hierarchy's mount, "/docker/ID"; empty: none
+  std::string systemd_unit;              // the scope that systemd made for it; empty: no --systemd-cgroup
   std::vector<std::string> cgroup_dirs;  // directories that we made or joined, children after parents
   bool own_user_namespace = false;
   bool own_pid_namespace = true;  // asked for in the config (the sandbox always has one of its own)

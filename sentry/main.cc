@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "gofer/protocol/channel.h"
@@ -79,11 +80,17 @@ void join_guest_cgroup(const BootConfig& config, i32 pid) {
   }
 }
 
-// SIGWINCH: the host's terminal. The others are only kept from ending us.
+// SIGWINCH: the host's terminal. What a process outside sends to ours, which engines know as the container's init, is
+// meant for the guest's; job control of the host's terminal is only kept from stopping us.
 void on_signals(Sentry& sentry) {
   signalfd_siginfo info{};
   bool window = false;
-  while (read(sentry.signals.get(), &info, sizeof(info)) == sizeof(info)) window |= info.ssi_signo == SIGWINCH;
+  while (read(sentry.signals.get(), &info, sizeof(info)) == sizeof(info)) {
+    window |= info.ssi_signo == SIGWINCH;
+    static constexpr u32 kPassed[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    bool passed = std::find(std::begin(kPassed), std::end(kPassed), info.ssi_signo) != std::end(kPassed);
+    if (passed && info.ssi_code <= 0) control::signal_init(sentry.container, static_cast<int>(info.ssi_signo));
+  }
   if (window) control::host_window_changed();
 }
 
@@ -200,7 +207,9 @@ HostResult<void> boot(Sentry& sentry) {
   sigaddset(&child_mask, SIGCHLD);
   if (sigprocmask(SIG_BLOCK, &child_mask, nullptr) != 0) return Failure::from_errno("blocking signals");
   sentry.child_signals.reset(signalfd(-1, &child_mask, SFD_CLOEXEC));
-  for (int s : {SIGWINCH, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU}) sigaddset(&mask, s);
+  for (int s : {SIGWINCH, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU}) {
+    sigaddset(&mask, s);
+  }
   if (sigprocmask(SIG_BLOCK, &mask, nullptr) != 0) return Failure::from_errno("blocking signals");
   sentry.signals.reset(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!sentry.signals || !sentry.child_signals) return Failure::from_errno("signalfd");

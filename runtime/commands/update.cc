@@ -13,6 +13,7 @@
 #include "runtime/container/control_client.h"
 #include "runtime/host/files.h"
 #include "runtime/host/process.h"
+#include "runtime/systemd/unit.h"
 #include "sentry/base/log.h"
 
 namespace sbx::commands {
@@ -98,6 +99,9 @@ HostResult<int> update(Globals& globals, const Arguments& args) {
   host::Cgroup group = c.cgroup();
   if (!group.exists()) return Failure("container " + c.id() + " has no cgroup");
   TRY(group.apply(resources, "resources"));
+  if (!c.state.systemd_unit.empty()) {
+    TRY(systemd::set_properties(c.state.systemd_unit, systemd::limit_properties(resources, host::only_unified())));
+  }
   control::UpdateRequest request{boot::convert_limits(resources)};
   auto client = container::ControlClient::connect(c);
   if (client) {

@@ -215,7 +215,7 @@ HostResult<int> help(Globals&, const Arguments& args) {
       "   --log value           file for log lines (default: standard error)\n"
       "   --log-format value    text or json (default: \"text\")\n"
       "   --debug               log more\n"
-      "   --systemd-cgroup      linux.cgroupsPath has the form slice:prefix:name\n"
+      "   --systemd-cgroup      ask systemd for the cgroup; linux.cgroupsPath has the form slice:prefix:name\n"
       "   --rootless value      true, false or auto (default: \"auto\")\n"
       "   --strace[=FILTER]     log the container's system calls, or those that are named\n"
       "   --overlay value       none: writes reach the bundle; memory: they are kept in memory (default: \"none\")\n"

@@ -16,6 +16,7 @@
 #include "oci/parse.h"
 #include "runtime/host/files.h"
 #include "runtime/host/process.h"
+#include "runtime/systemd/unit.h"
 #include "sentry/base/log.h"
 
 namespace sbx::container {
@@ -155,6 +156,10 @@ HostResult<void> Container::kill_everything() const {
 }
 
 HostResult<void> Container::remove() const {
+  if (!state.systemd_unit.empty()) {
+    auto stopped = systemd::stop(state.systemd_unit);
+    if (!stopped) LOG_WARNING("unit %s: %s", state.systemd_unit.c_str(), stopped.error().message.c_str());
+  }
   auto removed = cgroup().remove();
   // The directory goes even when a cgroup stays: the id must become free. The lock is on the directory itself.
   for (const char* name : {kSocket, kStateFile}) ::unlinkat(dir_.get(), name, 0);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <optional>
 #include <sstream>
 
 #include "oci/json_write.h"
@@ -20,6 +21,7 @@
 #include "runtime/container/hooks.h"
 #include "runtime/host/files.h"
 #include "runtime/host/process.h"
+#include "runtime/systemd/unit.h"
 #include "sentry/base/log.h"
 
 namespace sbx::container {
@@ -66,6 +68,14 @@ HostResult<void> check_host(const Settings& settings, const oci::Spec& spec) {
     return Failure("systemd not running on this host, cannot use systemd cgroups manager");
   }
   return {};
+}
+
+HostResult<systemd::Scope> start_scope(const systemd::UnitName& unit, const std::string& id, const oci::Spec& spec) {
+  std::vector<systemd::Property> properties = TRY(systemd::annotated_properties(spec.annotations));
+  for (systemd::Property& p : systemd::limit_properties(spec.linux_.resources, host::only_unified())) {
+    properties.push_back(std::move(p));
+  }
+  return systemd::Scope::start(unit, id, std::move(properties));
 }
 
 // --preserve-fds and LISTEN_FDS (sd_listen_fds(3)): descriptors of the caller that init shall have as 3, 4, ...
@@ -130,7 +140,10 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
   request.config.debug = settings.debug;
   request.config.log_format = settings.log_format;
   request.config.log_level = static_cast<u8>(settings.debug ? LogLevel::kDebug : LogLevel::kWarning);
-  std::string cgroup_path = TRY(host::cgroup_path(spec.linux_.cgroups_path, options.id, settings.systemd_cgroup));
+  std::optional<systemd::UnitName> unit;
+  if (settings.systemd_cgroup && options.use_cgroup) {
+    unit = TRY(systemd::unit_name(spec.linux_.cgroups_path, options.id, ::geteuid() == 0));
+  }
 
   Container container = TRY(Container::create(settings.root, options.id));
   Created out{std::move(container), UniqueFd(), std::nullopt};
@@ -156,7 +169,20 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
   state.exec_defaults.terminal = false;
   // Saved before anything outside the directory exists: a `delete --force` after a crash finds what to remove.
   host::Cgroup cgroup;
+  std::optional<systemd::Scope> scope;  // ends when the container's own processes are in the unit
   if (options.use_cgroup) {
+    std::string cgroup_path = host::cgroup_path(spec.linux_.cgroups_path, options.id);
+    if (unit) {
+      state.systemd_unit = unit->unit;
+      TRY(out.container.save());
+      auto started = start_scope(*unit, options.id, spec);
+      if (!started) {
+        state.systemd_unit.clear();  // a unit of that name is somebody else's
+        return std::move(started).error();
+      }
+      scope.emplace(std::move(*started));
+      cgroup_path = scope->cgroup_path();
+    }
     for (const host::Hierarchy& h : host::find_hierarchies()) state.cgroup_dirs.push_back(h.mount + cgroup_path);
     state.cgroup_path = cgroup_path;
     TRY(out.container.save());

@@ -123,43 +123,13 @@ std::vector<Hierarchy> find_hierarchies(const std::string& mountinfo) {
   return v1;
 }
 
-HostResult<std::string> cgroup_path(const std::string& cgroups_path, const std::string& id, bool systemd) {
-  if (!systemd) {
-    // A systemd-style path without --systemd-cgroup is a directory name to runc, too.
-    return clean_path(cgroups_path.empty() ? id : cgroups_path);
-  }
-  std::string slice = "system.slice", prefix = "sbx", name = id;
-  if (!cgroups_path.empty()) {
-    size_t a = cgroups_path.find(':');
-    size_t b = a == std::string::npos ? a : cgroups_path.find(':', a + 1);
-    if (b == std::string::npos || cgroups_path.find(':', b + 1) != std::string::npos) {
-      return Failure(
-          "linux.cgroupsPath: expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got \"" +
-          cgroups_path + "\" instead");
-    }
-    if (a > 0) slice = cgroups_path.substr(0, a);
-    prefix = cgroups_path.substr(a + 1, b - a - 1);
-    name = cgroups_path.substr(b + 1);
-  }
-  if (slice.size() < 7 || slice.substr(slice.size() - 6) != ".slice" || slice.find('/') != std::string::npos) {
-    if (slice != "-.slice") return Failure("linux.cgroupsPath: invalid slice name \"" + slice + "\"");
-  }
-  std::string path;
-  if (slice != "-.slice") {
-    // a-b-c.slice lies in a.slice/a-b.slice (systemd.slice(5)).
-    std::string stem = slice.substr(0, slice.size() - 6);
-    if (stem.back() == '-') return Failure("linux.cgroupsPath: invalid slice name \"" + slice + "\"");
-    for (size_t at = stem.find('-');; at = stem.find('-', at + 1)) {
-      if (at == 0 || (at != std::string::npos && stem[at - 1] == '-')) {
-        return Failure("linux.cgroupsPath: invalid slice name \"" + slice + "\"");
-      }
-      path += "/" + stem.substr(0, at) + ".slice";
-      if (at == std::string::npos) break;
-    }
-  }
-  bool is_slice = name.size() > 6 && name.substr(name.size() - 6) == ".slice";
-  path += "/" + (is_slice ? name : (prefix.empty() ? name : prefix + "-" + name) + ".scope");
-  return clean_path(path);
+bool only_unified() {
+  std::vector<Hierarchy> all = find_hierarchies();
+  return std::none_of(all.begin(), all.end(), [](const Hierarchy& h) { return !h.v2 && !h.has("name=systemd"); });
+}
+
+std::string cgroup_path(const std::string& cgroups_path, const std::string& id) {
+  return clean_path(cgroups_path.empty() ? id : cgroups_path);
 }
 
 Cgroup::Cgroup(std::string path, const std::vector<std::string>& dirs) : path_(std::move(path)) {

@@ -28,9 +28,17 @@ struct Hierarchy {
 // What is mounted, v2 last. `mountinfo` replaces /proc/self/mountinfo in tests.
 std::vector<Hierarchy> find_hierarchies(const std::string& mountinfo = "/proc/self/mountinfo");
 
-// linux.cgroupsPath to the path below each mount. "" is "/ID". With `systemd` it must be slice:prefix:name, which
-// becomes /a.slice/a-b.slice/prefix-name.scope; no bus is spoken to.
-HostResult<std::string> cgroup_path(const std::string& cgroups_path, const std::string& id, bool systemd);
+// Controllers are where v2 has them, none in a v1 hierarchy.
+bool only_unified();
+
+// linux.cgroupsPath to the path below each mount: "" is "/ID", and what is meant for systemd a name like others (as
+// with runc). systemd/unit.h has the way of --systemd-cgroup.
+std::string cgroup_path(const std::string& cgroups_path, const std::string& id);
+
+// The limit for a directory that holds our threads and spare processes beside the guest's tasks.
+i64 pids_with_ours(i64 guest_limit);
+// cpu.weight (1..10000) for cpu.shares (2..262144): the conversion of runc and systemd.
+u64 weight_from_shares(u64 shares);
 
 class Cgroup {
  public:

@@ -68,12 +68,6 @@ HostResult<void> put_throttle_v1(const LimitWriter& w, const char* file, const s
   return {};
 }
 
-// linux.resources uses the v1 range 2..262144; cpu.weight is 1..10000 (the conversion of runc and systemd).
-u64 weight_from_shares(u64 shares) {
-  shares = std::clamp<u64>(shares, 2, 262144);
-  return 1 + ((shares - 2) * 9999) / 262142;
-}
-
 std::string max_or(i64 value) { return value < 0 ? "max" : std::to_string(value); }
 
 HostResult<void> apply_unified(const LimitWriter& w, const oci::StringMap& unified) {
@@ -122,6 +116,16 @@ std::vector<oci::Stats::BlkioEntry> blkio_v1(const std::string& dir, const char*
 }
 
 }  // namespace
+
+u64 weight_from_shares(u64 shares) {
+  shares = std::clamp<u64>(shares, 2, 262144);
+  return 1 + ((shares - 2) * 9999) / 262142;
+}
+
+i64 pids_with_ours(i64 guest_limit) {
+  constexpr i64 kOurs = 80;
+  return guest_limit + kOurs;
+}
 
 HostResult<void> Cgroup::apply_v1(const Place& p, const oci::Resources& r, const std::string& field) const {
   LimitWriter w(p.dir, field);
@@ -183,8 +187,7 @@ HostResult<void> Cgroup::apply_v1(const Place& p, const oci::Resources& r, const
       LimitWriter guest(p.dir + "/guest", field);
       TRY(guest.put("pids.max", *r.pids_limit < 0 ? "max" : std::to_string(*r.pids_limit + kSpare), "pids.limit"));
     } else if (*r.pids_limit > 0) {
-      constexpr i64 kOurs = 64;  // threads of sentry and gofer, counted here
-      TRY(w.put("pids.max", *r.pids_limit + kSpare + kOurs, "pids.limit"));
+      TRY(w.put("pids.max", pids_with_ours(*r.pids_limit), "pids.limit"));
     } else {
       TRY(w.put("pids.max", "max", "pids.limit"));
     }
@@ -258,8 +261,7 @@ HostResult<void> Cgroup::apply_v2(const Place& p, const oci::Resources& r, const
   if (!r.cpu.cpus.empty()) TRY(w.put("cpuset.cpus", r.cpu.cpus, "cpu.cpus"));
   if (!r.cpu.mems.empty()) TRY(w.put("cpuset.mems", r.cpu.mems, "cpu.mems"));
   if (r.pids_limit && *r.pids_limit != 0) {
-    constexpr i64 kOurs = 80;  // our threads and spare processes are counted with the guest's here
-    TRY(w.put("pids.max", *r.pids_limit < 0 ? "max" : std::to_string(*r.pids_limit + kOurs), "pids.limit"));
+    TRY(w.put("pids.max", *r.pids_limit < 0 ? "max" : std::to_string(pids_with_ours(*r.pids_limit)), "pids.limit"));
   }
   if (r.block_io.weight && *r.block_io.weight != 0) {
     if (host::exists(p.dir + "/io.bfq.weight"))

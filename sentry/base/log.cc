@@ -75,6 +75,21 @@ class JsonMessage final : public spdlog::custom_flag_formatter {
   static void append(spdlog::memory_buf_t& out, const char* s) { out.append(s, s + std::char_traits<char>::length(s)); }
 };
 
+// The zone as RFC 3339 has it, UTC as Z: runc's lines, which its callers compare.
+class Zone : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg&, const std::tm& time, spdlog::memory_buf_t& out) override {
+    long minutes = time.tm_gmtoff / 60;
+    char text[48] = "Z";
+    if (minutes != 0) {
+      std::snprintf(text, sizeof(text), "%c%02ld:%02ld", minutes < 0 ? '-' : '+', std::labs(minutes) / 60,
+                    std::labs(minutes) % 60);
+    }
+    out.append(text, text + std::char_traits<char>::length(text));
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<Zone>(); }
+};
+
 std::shared_ptr<spdlog::logger>& logger() {
   static std::shared_ptr<spdlog::logger> instance;
   return instance;
@@ -101,9 +116,9 @@ void log_init(int fd, LogFormat format, LogLevel least) {
   }
   auto sink = std::make_shared<FdSink>(fd);
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
-  formatter->add_flag<JsonMessage>('*');
-  formatter->set_pattern(format == LogFormat::kJson ? R"({"level":"%l","msg":"%*","time":"%Y-%m-%dT%H:%M:%S%z"})"
-                                                    : R"(time="%Y-%m-%dT%H:%M:%S%z" level=%l msg="%*")");
+  formatter->add_flag<JsonMessage>('*').add_flag<Zone>('Q');
+  formatter->set_pattern(format == LogFormat::kJson ? R"({"level":"%l","msg":"%*","time":"%Y-%m-%dT%H:%M:%S%Q"})"
+                                                    : R"(time="%Y-%m-%dT%H:%M:%S%Q" level=%l msg="%*")");
   sink->set_formatter(std::move(formatter));
   auto made = std::make_shared<spdlog::logger>("sbx", std::move(sink));
   made->set_level(to_spdlog(least));

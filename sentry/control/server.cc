@@ -116,8 +116,7 @@ class Connection : public RefCounted {
     signal::SigInfo info;
     info.signo = r.signo;
     if (!container_->started && r.target != SignalTarget::kPid) {
-      bool fatal = r.signo != 0 && signal::default_action(r.signo) <= signal::DefaultAction::kCore;
-      if (fatal) container_->finish(128 + r.signo);
+      signal_init(*container_, r.signo);
       return OkReply{};
     }
     std::vector<RefPtr<ThreadGroup>> targets;
@@ -318,6 +317,19 @@ HostResult<void> start_init(Container& container) {
   if (!group) return Failure(group.error(), exec_failed_text(spec.args[0], group.error()));
   container.started = true;
   return {};
+}
+
+void signal_init(Container& container, int signo) {
+  if (!container.started) {
+    bool fatal = signo != 0 && signal::default_action(signo) <= signal::DefaultAction::kCore;
+    if (fatal) container.finish(128 + signo);
+    return;
+  }
+  ThreadGroup* init = kernel().init.get();
+  if (signo == 0 || init == nullptr || init->zombie) return;
+  signal::SigInfo info;
+  info.signo = signo;
+  task::send_to_group(*init, info, true);
 }
 
 HostResult<void> serve_control(Container& container) {

@@ -24,6 +24,9 @@ HostResult<void> serve_control(Container& container);
 // Starts the container's init; used by `start`. On a fiber.
 HostResult<void> start_init(Container& container);
 
+// Sends a signal to the container's init. Before its start a signal that would end it ends the sandbox.
+void signal_init(Container& container, int signo);
+
 // Text of `sbx debug`.
 std::string debug_text(const std::string& what);
 

@@ -38,6 +38,10 @@ constexpr u64 kUserEnd = 0x7ffffffff000;
 
 constexpr int kDoorbell = 1000;  // the syscall number that rings the sentry
 constexpr int kKickSignal = 10;  // host signal that makes a thread look at Slot::kick
+// HUP INT QUIT USR2 ALRM TERM TSTP TTIN TTOU from outside (a service manager's stop goes to every process of a control
+// group): blocked in stubs, as they are for the sentry alone, which hands what it gets to the guest's init.
+constexpr unsigned long long kOutsideSignals =
+    1ull << 0 | 1ull << 1 | 1ull << 2 | 1ull << 11 | 1ull << 13 | 1ull << 14 | 1ull << 19 | 1ull << 20 | 1ull << 21;
 
 // Slot::state. The stub writes kRequest and, at its end, kGone, the sentry kReply; a new slot has kNew. Two stores a
 // call and no more: each takes the line from the other side, which looks at it all the time, and that takes it back.

@@ -28,7 +28,7 @@ COUNTER(orphans, "platform.orphans_killed", "unknown stubs that rang and were ki
 
 constexpr u32 kZygoteTarget = 2;
 constexpr u32 kMaxSpares = 3;
-constexpr int kStopSignal = SIGUSR2;
+const int kStopSignal = SIGRTMIN;  // of ours alone: what comes from outside is the guest's
 // So many doorbells in a row without an event: the reactor's thread may have its work back.
 constexpr u32 kBellsAlone = 200;
 

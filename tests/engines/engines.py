@@ -199,4 +199,115 @@ podman pod rm -fa >/dev/null 2>&1; podman rm -fa -t 0 >/dev/null 2>&1; podman vo
 """
 
 
-ENGINES = {"docker": Docker, "containerd": Containerd, "podman": Podman}
+class Systemd(Daemon):
+    """A system manager of its own: pid 1 of new namespaces, in a control group that is the root of what it sees."""
+
+    START = r"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/units
+mount -t proc proc /proc
+grep ' - cgroup' /proc/self/mountinfo | sed 's/ - / /' | awk '{print $5, $(NF-2), $NF}' | sort -u >/run/mounts
+umount -R -l /sys/fs/cgroup
+case $(wc -l </run/mounts) in
+1) mount -t cgroup2 cgroup2 /sys/fs/cgroup ;;
+*) mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
+   while read at type options; do
+     mkdir -p "$at"
+     [ $type = cgroup2 ] && mount -t cgroup2 cgroup2 "$at" || mount -t cgroup -o "$(echo $options | sed 's/^r[wo],//; s/name=/none,name=/')" cgroup "$at"
+   done </run/mounts ;;
+esac
+printf '[Unit]\nDescription=test\nDefaultDependencies=no\n' >/run/units/test.target
+export container=other SYSTEMD_UNIT_PATH=/run/units
+exec $SYSTEMD --system --unit=test.target --log-target=console --show-status=no
+"""
+
+    def __init__(self, sbx, root):
+        super().__init__("systemd")
+        self.sbx = sbx
+        systemd = "/lib/systemd/systemd"
+        if not os.path.exists(systemd) or shutil.which("busctl") is None:
+            raise Missing("no systemd")
+        self.groups = [os.path.join(line.split()[4], os.path.basename(self.base))
+                       for line in open("/proc/self/mountinfo") if " - cgroup" in line]
+        self.bundle = self.base + "/bundle"
+        self.rootfs = root
+        os.mkdir(self.bundle)
+        enter = []
+        for group in self.groups:
+            os.makedirs(group, exist_ok=True)
+            for name in ("cpuset.cpus", "cpuset.mems"):  # of v1: a new one has none
+                if os.path.exists(os.path.join(group, name)) and not open(os.path.join(group, name)).read().strip():
+                    with open(os.path.join(os.path.dirname(group), name)) as above, \
+                            open(os.path.join(group, name), "w") as own:
+                        own.write(above.read())
+            enter.append("echo $$ >%s/cgroup.procs" % group)
+        with open(self.base + "/start", "w") as f:
+            f.write(self.START)
+        self.start(["sh", "-c", "%s; exec unshare -m -p -C -u -i -f sh %s/start" % ("; ".join(enter), self.base)],
+                   {"SYSTEMD": systemd})
+        try:
+            wait_until("systemd", self.running)
+        except Missing as e:
+            said = self.log()
+            self.close()
+            raise Missing("%s; its log ends:\n%s" % (e, said))
+
+    def running(self):
+        children = "/proc/%d/task/%d/children" % ((self.process.pid,) * 2)
+        found = open(children).read().split() if os.path.exists(children) else []
+        self.inside = "nsenter -t %s -m -p -C -u -i" % found[0] if found else "false"
+        return quiet(*self.inside.split(), "systemctl", "is-active", "test.target")
+
+    def use(self, runtime):
+        return {"IN": self.inside, "BINARY": self.sbx if runtime == "sbx" else shutil.which("runc"), "B": self.base,
+                "ROOT": self.rootfs}
+
+    def prelude(self):
+        return r"""
+cd $B/bundle
+R() { timeout -k 1 30 $IN $BINARY --root $B/state --systemd-cgroup "$@"; }
+ctl() { $IN systemctl "$@"; }
+# config CGROUPSPATH RESOURCES ANNOTATIONS COMMAND...
+config() {
+  rm -f config.json; runc spec; local path=$1 resources=$2 annotations=$3; shift 3
+  python3 - "$ROOT" "$path" "$resources" "$annotations" "$@" <<'END'
+import json, sys
+c = json.load(open("config.json"))
+c["root"] = {"path": sys.argv[1], "readonly": True}
+c["linux"]["cgroupsPath"] = sys.argv[2]
+c["linux"]["resources"] = json.loads(sys.argv[3] or "{}")
+c["annotations"] = json.loads(sys.argv[4] or "{}")
+c["process"].update(args=sys.argv[5:], terminal=False)
+json.dump(c, open("config.json", "w"))
+END
+}
+up() { R create -b $B/bundle --pid-file $B/pid "$1" </dev/null >$B/out 2>&1 || cat $B/out; R start "$1"; }
+# Where the process is, hierarchies of different kinds alike.
+groups() { $IN cat /proc/$(cat $B/pid)/cgroup | grep -v :devices: | sed 's/^[0-9]*//' | sort; }
+# file FILE: of the container's cgroup, v1 or v2
+file() { $IN sh -c 'find /sys/fs/cgroup -path "*.scope/$1" -exec cat {} \;' sh $1; }
+left() { ctl list-units --all --no-legend --plain "$1"; $IN find /sys/fs/cgroup -name "$1" | wc -l; }
+"""
+
+    CLEAN = r"""
+for c in $(R list -q); do R delete -f $c; done >/dev/null 2>&1
+"""
+
+    def close(self):
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)  # unshare's child is pid 1: all others end with it
+            except ProcessLookupError:
+                pass
+            for group in self.groups:
+                for pid in open(group + "/cgroup.procs").read().split() if os.path.exists(group) else []:
+                    quiet("kill", "-9", pid)
+        super().close()
+        for group in self.groups:
+            for directory, _, _ in os.walk(group, topdown=False):
+                quiet("rmdir", directory)
+
+
+ENGINES = {"docker": Docker, "containerd": Containerd, "podman": Podman, "systemd": Systemd}

@@ -16,10 +16,10 @@ u64 block_signals() {
   sys6(kNrSigprocmask, 0, reinterpret_cast<u64>(&all), reinterpret_cast<u64>(&old), 8);
   return old;
 }
-// Guest threads run with no host signal blocked; the guest's mask is the slot's.
+// The host's mask of guest threads; the guest's is the slot's.
 void unblock_signals() {
-  u64 none = 0;
-  sys6(kNrSigprocmask, 2, reinterpret_cast<u64>(&none), 0, 8);
+  u64 mask = kOutsideSignals;
+  sys6(kNrSigprocmask, 2, reinterpret_cast<u64>(&mask), 0, 8);
 }
 
 void store_tid(u64 at, i32 value) {

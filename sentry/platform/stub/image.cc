@@ -106,8 +106,8 @@ extern "C" [[noreturn]] void template_main(const TemplateArgs* args) {
   Slot& slot = slot_at(0);
   set_altstack(0);
   install_handlers();
-  u64 none = 0;
-  sys6(kNrSigprocmask, 2, reinterpret_cast<u64>(&none), 0, 8);
+  u64 mask = kOutsideSignals;
+  sys6(kNrSigprocmask, 2, reinterpret_cast<u64>(&mask), 0, 8);
   process().minsigstksz = args->minsigstksz;
   u64 vdso_begin = args->vdso_begin, vdso_end = args->vdso_end;
   process().vdso_begin = vdso_begin;
