@@ -11,6 +11,7 @@
 #include "runtime/boot/launch.h"
 #include "runtime/commands/command.h"
 #include "runtime/host/files.h"
+#include "runtime/host/idmap.h"
 #include "sentry/base/log.h"
 
 namespace sbx {
@@ -23,9 +24,14 @@ HostResult<void> apply_globals(Globals& g, const commands::Arguments& args) {
   if (rootless != "auto" && rootless != "true" && rootless != "false" && rootless != "0" && rootless != "1") {
     return Failure("invalid value \"" + rootless + "\" for flag -rootless");
   }
-  g.settings.rootless = rootless == "auto" ? ::geteuid() != 0 : rootless == "true" || rootless == "1";
+  bool in_namespace = host::in_user_namespace();
+  g.settings.rootless = rootless == "auto" ? ::geteuid() != 0 || in_namespace : rootless == "true" || rootless == "1";
+  // Root of a user namespace has the directory of the user who made it, as with runc: told by a name that is not root.
+  const char* user = std::getenv("USER");
+  bool users = ::geteuid() != 0 || (in_namespace && user != nullptr && std::strcmp(user, "root") != 0);
   const char* run_dir = std::getenv("XDG_RUNTIME_DIR");
-  std::string root = g.settings.rootless && run_dir != nullptr && *run_dir != '\0' ? std::string(run_dir) + "/sbx"
+  std::string root = (g.settings.rootless || users) && run_dir != nullptr && *run_dir != '\0'
+                         ? std::string(run_dir) + "/sbx"
                      : ::geteuid() != 0 ? "/tmp/sbx-" + std::to_string(::geteuid())
                                         : "/run/sbx";
   root = args.value("root", root);

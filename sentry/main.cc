@@ -196,7 +196,6 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
 
 HostResult<void> boot(Sentry& sentry) {
   BootConfig& config = sentry.container.config;
-  sentry.container.owner_uid = getuid();
   sentry.container.finish = [](i32 status) { finish(status); };
   raise_descriptor_limit();
   ::signal(SIGPIPE, SIG_IGN);

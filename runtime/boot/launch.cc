@@ -123,6 +123,15 @@ class ChildGuard {
   i32 pid_;
 };
 
+// What an id of ours is called in a namespace with this map. Without a map, or not in it: the same, which is nobody's
+// there.
+u32 id_inside(const std::vector<oci::IdMapping>& map, u32 id) {
+  for (const oci::IdMapping& m : map) {
+    if (id >= m.host_id && id - m.host_id < m.size) return m.container_id + (id - m.host_id);
+  }
+  return id;
+}
+
 }  // namespace
 
 HostResult<Launched> launch(LaunchRequest request) {
@@ -157,6 +166,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   config.log_fd = request.log_fd;
   config.sync_fd = sync.second.get();
   config.rootless = request.rootless;
+  config.owner_uid = id_inside(spec.linux_.uid_mappings, ::geteuid());
   for (const UniqueFd& fd : guest_procs) config.guest_cgroup_fds.push_back(fd.get());
   for (int i = 0; i < 3; ++i) {
     config.stdio[i] = request.tty >= 0 ? control::StdioFd{request.tty, true}

@@ -69,6 +69,15 @@ HostResult<void> write_map(i32 pid, const char* file, const char* tool, const ch
 
 }  // namespace
 
+bool in_user_namespace() {
+  auto map = read_file("/proc/self/uid_map");
+  if (!map) return false;
+  std::istringstream in(*map);
+  u64 inside = 1, outside = 1, count = 0;
+  in >> inside >> outside >> count;
+  return inside != 0 || outside != 0 || count != 0xffffffff;
+}
+
 HostResult<void> write_id_maps(i32 pid, const std::vector<oci::IdMapping>& uids,
                                const std::vector<oci::IdMapping>& gids) {
   // Without privilege a gid map may only be written once setgroups is off (user_namespaces(7)); newgidmap wants it on.

@@ -8,6 +8,9 @@
 
 namespace sbx::host {
 
+// We are in a user namespace that is not the host's: euid 0 there is nobody's root outside (podman without root).
+bool in_user_namespace();
+
 // Writes uid_map and gid_map of a process in a new user namespace: directly where we may, else through newuidmap and
 // newgidmap. A single id of our own needs neither.
 HostResult<void> write_id_maps(i32 pid, const std::vector<oci::IdMapping>& uids,

@@ -142,8 +142,9 @@ void fields(A& a, BootConfig& v) {
   all(a, v.id, v.bundle, v.process, v.stdio[0], v.stdio[1], v.stdio[2], v.extra_fds, v.hostname, v.domainname,
       v.cgroup_path, v.annotations, v.namespaces, v.uid_map, v.gid_map, v.time_offsets_ns, v.root_mount, v.mounts,
       v.masked_paths, v.readonly_paths, v.devices, v.device_rules, v.sysctls, v.overlay, v.seccomp, v.limits,
-      v.host_sockets, v.raw_sockets, v.personality, v.rootless, v.strace, v.strace_filter, v.debug, v.log_format,
-      v.log_level, v.gofer_fd, v.gofer_notify_fd, v.control_fd, v.log_fd, v.sync_fd, v.guest_cgroup_fds, v.device_fds);
+      v.host_sockets, v.raw_sockets, v.personality, v.rootless, v.owner_uid, v.strace, v.strace_filter, v.debug,
+      v.log_format, v.log_level, v.gofer_fd, v.gofer_notify_fd, v.control_fd, v.log_fd, v.sync_fd, v.guest_cgroup_fds,
+      v.device_fds);
 }
 
 // Go's spelling of an errno, which is what engines match.

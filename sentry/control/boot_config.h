@@ -233,6 +233,7 @@ struct BootConfig {
   u32 personality = 0;
   HostSockets host_sockets = HostSockets::kNone;
   bool raw_sockets = false;  // the container has CAP_NET_RAW: the gofer makes raw and packet sockets
+  u32 owner_uid = 0;         // who started us, as the sentry's user namespace shows that user
   bool rootless = false;     // no privilege on the host: one or few ids are mapped
 
   // --- watching

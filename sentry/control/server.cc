@@ -296,7 +296,8 @@ void accept_all(int listener) {
     // directory, which is the caller's own, keeps others away.
     bool own_user_namespace = !container_->config.uid_map.empty();
     if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
-        (peer.uid != 0 && peer.uid != container_->owner_uid && !(own_user_namespace && peer.uid == kOverflowUid))) {
+        (peer.uid != 0 && peer.uid != container_->config.owner_uid &&
+         !(own_user_namespace && peer.uid == kOverflowUid))) {
       LOG_WARNING("control: connection of uid %u refused", peer.uid);
       continue;
     }

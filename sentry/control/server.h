@@ -12,7 +12,6 @@ namespace sbx::control {
 // What the server drives; made by main.cc. Everything under the kernel lock, on fibers.
 struct Container {
   BootConfig config;
-  uid_t owner_uid = 0;  // may use the control socket, besides 0
   bool started = false;
   Streams init_streams;  // until started
   // Ends the sentry with this exit status (after draining output).

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -165,14 +166,23 @@ ctr c ls -q | xargs -r $CTR c rm >/dev/null 2>&1
 
 
 class Podman(Daemon):
+    # A hard limit this machine may not raise is podman's default.
+    CONFIGURATION = """
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+events_logger = "file"
+runtime_supports_json = ["runc", "sbx"]
+[network]
+default_subnet = "172.29.198.0/24"
+"""
+
     def __init__(self, sbx, root):
         super().__init__("podman")
         if shutil.which("podman") is None:
             raise Missing("no podman")
-        # A hard limit this machine may not raise is podman's default.
         with open(self.base + "/containers.conf", "w") as f:
-            f.write('[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
-                    '[engine]\nevents_logger = "file"\nruntime_supports_json = ["runc", "sbx"]\n[network]\ndefault_subnet = "172.29.198.0/24"\n')
+            f.write(self.CONFIGURATION)
         self.sbx = sbx
         self.podman = (shutil.which("podman") + " --root %s/root --runroot %s/run --cgroup-manager=cgroupfs --network-config-dir %s/net" %
                        ((self.base,) * 3))
@@ -197,6 +207,68 @@ bg() { podman run -d "$@" >/dev/null; }
     CLEAN = r"""
 podman pod rm -fa >/dev/null 2>&1; podman rm -fa -t 0 >/dev/null 2>&1; podman volume prune -f >/dev/null 2>&1
 """
+
+
+class RootlessPodman(Daemon):
+    """podman as a user with ranges of ids. The user exists in a mount namespace of the test's own, where /dev/net/tun may
+    be opened by all, as on most machines."""
+    USER, UID = "sbxtest", 61234
+
+    def __init__(self, sbx, root):
+        super().__init__("rootless")
+        for needed in ("podman", "newuidmap", "slirp4netns"):
+            if shutil.which(needed) is None:
+                raise Missing("no %s" % needed)
+        self.sbx = sbx
+        b, user, uid = self.base, self.USER, self.UID
+        for name in ("etc", "home", "run"):
+            os.mkdir(os.path.join(b, name))
+        for name, line in (("passwd", "%s:x:%d:%d::%s/home:/bin/bash" % (user, uid, uid, b)),
+                           ("group", "%s:x:%d:" % (user, uid)), ("subuid", "%s:700000:65536" % user),
+                           ("subgid", "%s:700000:65536" % user)):
+            with open("/etc/" + name) as old, open("%s/etc/%s" % (b, name), "w") as new:
+                new.write(old.read() + line + "\n")
+        os.mknod(b + "/tun", 0o666 | stat.S_IFCHR, os.makedev(10, 200))
+        os.chmod(b + "/tun", 0o666)
+        with open(b + "/containers.conf", "w") as f:
+            f.write(Podman.CONFIGURATION)
+        os.chmod(b + "/run", 0o700)
+        for name in ("home", "run"):
+            os.chown(os.path.join(b, name), uid, uid)
+        if subprocess.call(["tar", "-C", root, "-cf", b + "/image.tar", "."]) != 0:
+            raise Missing("tar failed")
+        # podman leaves a process that holds its namespaces, and our standard output: a pipe would never end.
+        self.start(["bash", "-c", self.prelude() + "podman import $B/image.tar " + IMAGE], self.use("runc"))
+        status = self.process.wait()
+        os.unlink(b + "/image.tar")
+        if status != 0:
+            said = self.log()
+            self.close()
+            raise Missing("podman import failed: %s" % said)
+
+    def use(self, runtime):
+        binary = self.sbx if runtime == "sbx" else shutil.which("runc") or "/usr/sbin/runc"
+        return {"RT": runtime, "I": "localhost/" + IMAGE, "B": self.base, "U": str(self.UID), "USER": self.USER,
+                "HOME": self.base + "/home", "XDG_RUNTIME_DIR": self.base + "/run",
+                "CONTAINERS_CONF": self.base + "/containers.conf", "STORAGE_DRIVER": "overlay",
+                "P": shutil.which("podman") + " --cgroup-manager=cgroupfs --runtime " + binary}
+
+    def prelude(self):
+        return r"""
+if [ $(id -u) = 0 ] && [ -z "$INSIDE" ]; then
+  INSIDE=1 exec unshare -m bash -c 'for f in passwd group subuid subgid; do mount --bind $B/etc/$f /etc/$f; done
+    mount --bind $B/tun /dev/net/tun; mount --make-rshared /; cd $B/home; exec setpriv --reuid $U --regid $U --init-groups bash -c "$1" bash' bash "$BASH_EXECUTION_STRING"
+fi
+podman() { $P "$@"; }
+run() { podman run --rm "$@"; }
+bg() { podman run -d "$@" >/dev/null; }
+"""
+
+    CLEAN = Podman.CLEAN
+
+    def close(self):
+        quiet("pkill", "-9", "-u", str(self.UID))
+        super().close()
 
 
 class Systemd(Daemon):
@@ -310,4 +382,5 @@ for c in $(R list -q); do R delete -f $c; done >/dev/null 2>&1
                 quiet("rmdir", directory)
 
 
-ENGINES = {"docker": Docker, "containerd": Containerd, "podman": Podman, "systemd": Systemd}
+ENGINES = {"docker": Docker, "containerd": Containerd, "podman": Podman, "rootless": RootlessPodman,
+           "systemd": Systemd}

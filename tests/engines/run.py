@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs each case in a real engine once with runc and once with sbx, and compares output and exit status.
 
-run.py [--engine docker|containerd|podman|systemd] [--quick] [--list] [CASE...]     the cases are in *_cases.py
+run.py [--engine docker|containerd|podman|rootless|systemd] [--quick] [--list] [CASE...]     the cases are in *_cases.py
 
 A case that runc itself cannot do on this machine is skipped, and why is printed. Needs root.
 """
@@ -29,7 +29,8 @@ import systemd_cases  # noqa: E402
 PACKAGES = ("iproute2,iputils-ping,curl,nginx-light,redis-server,redis-tools,postgresql,openssh-server,openssh-client,"
             "nodejs,iperf3")
 CASES = {"docker": docker_cases.CASES + server_cases.CASES, "containerd": containerd_cases.CASES,
-         "podman": podman_cases.CASES, "systemd": systemd_cases.CASES}
+         "podman": podman_cases.CASES, "rootless": podman_cases.ROOTLESS,
+         "systemd": systemd_cases.CASES}
 # A case whose output with runc has one of these compares nothing.
 BROKEN = ("never: ", "No such container", "Invalid container name", "no such container", "Conflict.", "syntax error")
 COMMON = r"""
