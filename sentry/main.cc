@@ -173,7 +173,6 @@ HostResult<void> boot_on_fiber(Sentry& sentry) {
   if (!config.hostname.empty()) kernel.uts->hostname = config.hostname;
   if (!config.domainname.empty()) kernel.uts->domainname = config.domainname;
   for (const auto& [name, value] : config.sysctls) kernel.sysctls[name] = value;
-  if (config.limits.pids > 0) kernel.max_tasks = static_cast<size_t>(config.limits.pids);
   kernel.seccomp = container_filter(config.seccomp);
   kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "sentry/control/limits.h"
 #include "sentry/fs/anon/epoll.h"
 #include "sentry/fs/dev/devices.h"
 #include "sentry/fs/devpts/devpts.h"
@@ -36,13 +37,7 @@ Result<RefPtr<vfs::FileSystem>> make_tmpfs(std::string_view data, const char* ty
 
 void fill_host_facts(const control::BootConfig& config) {
   fs::proc::HostFacts& facts = fs::proc::host_facts();
-  facts.memory_bytes = config.limits.memory_bytes;
-  facts.memory_swap_bytes = config.limits.memory_swap_bytes;
-  facts.pids = config.limits.pids;
-  facts.cpu_quota_us = config.limits.cpu_quota_us;
-  facts.cpu_period_us = config.limits.cpu_period_us;
-  facts.cpu_shares = config.limits.cpu_shares;
-  if (!config.limits.cpuset_cpus.empty()) facts.cpus = fs::proc::parse_cpu_list(config.limits.cpuset_cpus);
+  control::set_limits(config.limits);
   facts.cgroup_path = config.cgroup_path;
   facts.cgroup_namespace = config.namespaces.own_cgroup;
   fs::proc::complete_host_facts();

@@ -171,15 +171,19 @@ HostResult<control::ProcessSpec> convert_process(const oci::Process& p, const st
   return out;
 }
 
-control::VisibleLimits convert_limits(const oci::Resources& r) {
+control::VisibleLimits convert_limits(const oci::Resources& r, i64 absent) {
   control::VisibleLimits out;
-  auto positive = [](const std::optional<i64>& v) { return v && *v > 0 ? *v : -1; };
-  out.memory_bytes = positive(r.memory.limit);
-  out.memory_swap_bytes = positive(r.memory.swap);
-  out.pids = positive(r.pids_limit);
-  out.cpu_quota_us = positive(r.cpu.quota);
-  if (r.cpu.period && *r.cpu.period != 0) out.cpu_period_us = static_cast<i64>(*r.cpu.period);
-  if (r.cpu.shares && *r.cpu.shares != 0) out.cpu_shares = static_cast<i64>(*r.cpu.shares);
+  // 0 is "not given" to engines, negative "none".
+  auto limit = [&](const auto& v) -> i64 {
+    if (!v || *v == 0) return absent;
+    return static_cast<i64>(*v) > 0 ? static_cast<i64>(*v) : -1;
+  };
+  out.memory_bytes = limit(r.memory.limit);
+  out.memory_swap_bytes = limit(r.memory.swap);
+  out.pids = limit(r.pids_limit);
+  out.cpu_quota_us = limit(r.cpu.quota);
+  out.cpu_period_us = limit(r.cpu.period);
+  out.cpu_shares = limit(r.cpu.shares);
   out.cpuset_cpus = r.cpu.cpus;
   out.cpuset_mems = r.cpu.mems;
   return out;

@@ -13,7 +13,8 @@ namespace sbx::boot {
 // Errors name the field (an option that is not known, a capability that does not exist...).
 HostResult<control::ProcessSpec> convert_process(const oci::Process& process, const std::string& field);
 HostResult<control::SeccompConfig> convert_seccomp(const oci::Seccomp& seccomp);
-control::VisibleLimits convert_limits(const oci::Resources& resources);
+// `absent`: what limits that are not given become; for an update VisibleLimits::kUnchanged.
+control::VisibleLimits convert_limits(const oci::Resources& resources, i64 absent = -1);
 // Type, flags, propagation, data of a mount; gofer_index and is_directory are the caller's to set.
 HostResult<control::BootMount> convert_mount(const oci::Mount& mount, const std::string& field);
 std::vector<control::BootDevice> convert_devices(const oci::Spec& spec);

@@ -102,7 +102,7 @@ HostResult<int> update(Globals& globals, const Arguments& args) {
   if (!c.state.systemd_unit.empty()) {
     TRY(systemd::set_properties(c.state.systemd_unit, systemd::limit_properties(resources, host::only_unified())));
   }
-  control::UpdateRequest request{boot::convert_limits(resources)};
+  control::UpdateRequest request{boot::convert_limits(resources, control::VisibleLimits::kUnchanged)};
   auto client = container::ControlClient::connect(c);
   if (client) {
     // A frozen sentry reads it when it is resumed.

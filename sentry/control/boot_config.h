@@ -192,6 +192,7 @@ enum class OverlayMode : u8 { kNone, kMemory };
 // Limits that the guest can see (/proc/meminfo, sched_getaffinity, cgroup files) and the pids limit, which the sentry
 // enforces itself as well: it counts guest tasks, never our threads. -1: none.
 struct VisibleLimits {
+  static constexpr i64 kUnchanged = -2;  // in an update; -1: none
   i64 memory_bytes = -1;
   i64 memory_swap_bytes = -1;
   i64 pids = -1;

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "sentry/base/log.h"
+#include "sentry/control/limits.h"
 #include "sentry/fiber/kernel_lock.h"
 #include "sentry/fiber/reactor.h"
 #include "sentry/syscalls/table.h"
@@ -269,8 +270,7 @@ class Connection : public RefCounted {
   }
 
   Reply handle(UpdateRequest& r, Packet&) {
-    container_->config.limits = r.limits;
-    kernel().max_tasks = r.limits.pids > 0 ? static_cast<size_t>(r.limits.pids) : kernel().pid_max;
+    set_limits(r.limits);
     return OkReply{};
   }
 

@@ -42,7 +42,8 @@ class Kernel {
   std::string boot_id;       // /proc/sys/kernel/random/boot_id
   RefPtr<ThreadGroup> init;  // pid 1; null before start
   u32 pid_max = 32768;
-  size_t max_tasks = 30000;  // pids limit of the container: kAgain beyond
+  static constexpr size_t kMostTasks = 30000;  // without a limit
+  size_t max_tasks = kMostTasks;               // pids limit of the container: kAgain beyond
   // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
   std::map<std::string, std::string> sysctls;
   RefPtr<const SeccompFilter> seccomp;  // linux.seccomp: what init and `sbx exec` begin with; null: none

@@ -165,6 +165,96 @@ ctr c ls -q | xargs -r $CTR c rm >/dev/null 2>&1
 """
 
 
+class Cri(Daemon):
+    """containerd with its CRI plugin, a pod network, and both runtimes as handlers."""
+
+    CONFIGURATION = """
+version = 2
+root = "{base}/root"
+state = "{base}/state"
+[grpc]
+address = "{base}/sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "docker.io/library/sbx-pause:1"
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{base}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.sbx]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.sbx.options]
+BinaryName = "{sbx}"
+"""
+    NETWORK = {"cniVersion": "0.4.0", "name": "sbxtest", "plugins": [
+        {"type": "bridge", "bridge": "sbxtest1", "isGateway": True,
+         "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.29.197.0/24"}]], "dataDir": None}},
+        {"type": "loopback"}]}
+
+    def __init__(self, sbx, root):
+        super().__init__("cri")
+        if shutil.which("containerd") is None or not os.path.exists("/usr/lib/cni/bridge"):
+            raise Missing("no containerd or no containernetworking-plugins")
+        if not quiet("/usr/bin/python3", "-c", "import grpc, google.protobuf, websocket"):
+            raise Missing("no python3-grpcio, python3-protobuf or python3-websocket")
+        for name in ("cni", "ids", "image"):
+            os.mkdir(os.path.join(self.base, name))
+        with open(self.base + "/config.toml", "w") as f:
+            f.write(self.CONFIGURATION.format(base=self.base, sbx=sbx))
+        self.NETWORK["plugins"][0]["ipam"]["dataDir"] = self.base + "/addresses"
+        with open(self.base + "/cni/net.conflist", "w") as f:
+            json.dump(self.NETWORK, f)
+        quiet("iptables", "-I", "FORWARD", "-i", "sbxtest1", "-o", "sbxtest1", "-j", "ACCEPT")  # dockerd's default is DROP
+        self.start(["containerd", "-c", self.base + "/config.toml"])
+        ctr = [shutil.which("ctr"), "-a", self.base + "/sock", "-n", "k8s.io"]
+        try:
+            wait_until("containerd", lambda: quiet(*ctr, "version"))
+            self.make_image(root)
+            tar = subprocess.Popen(["tar", "-C", self.base + "/image", "-c", "."], stdout=subprocess.PIPE)
+            ok = quiet(*ctr, "images", "import", "-", stdin=tar.stdout)
+            if tar.wait() != 0 or not ok:
+                raise Missing("the image could not be imported")
+            shutil.rmtree(self.base + "/image")
+        except Missing as e:
+            said = self.log()
+            self.close()
+            raise Missing("%s; its log ends:\n%s" % (e, said))
+
+    def make_image(self, root):
+        """An archive as `docker save` writes it: one layer, two names (the pause container needs a command of its own)."""
+        at = self.base + "/image"
+        if subprocess.call(["tar", "-C", root, "-cf", at + "/layer.tar", "."]) != 0:
+            raise Missing("tar failed")
+        digest = subprocess.check_output(["sha256sum", at + "/layer.tar"], text=True).split()[0]
+        manifest = []
+        for name, command in (("sbx-test:1", ["sh"]), ("sbx-pause:1", ["sleep", "infinity"])):
+            config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest]},
+                      "config": {"Cmd": command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}}
+            file = name.split(":")[0] + ".json"
+            with open(os.path.join(at, file), "w") as f:
+                json.dump(config, f)
+            manifest.append({"Config": file, "RepoTags": ["docker.io/library/" + name], "Layers": ["layer.tar"]})
+        with open(at + "/manifest.json", "w") as f:
+            json.dump(manifest, f)
+
+    def use(self, runtime):
+        return {"RT": runtime, "CRI_SOCKET": self.base + "/sock", "CRI_STATE": self.base + "/ids",
+                "CRI": os.path.join(os.path.dirname(os.path.realpath(__file__)), "cri.py")}
+
+    def prelude(self):
+        return 'cri() { /usr/bin/python3 $CRI "$@"; }\n'
+
+    CLEAN = "cri clean"
+
+    def close(self):
+        super().close()
+        quiet("iptables", "-D", "FORWARD", "-i", "sbxtest1", "-o", "sbxtest1", "-j", "ACCEPT")
+        quiet("ip", "link", "delete", "sbxtest1")
+
+
 class Podman(Daemon):
     # A hard limit this machine may not raise is podman's default.
     CONFIGURATION = """
@@ -382,5 +472,5 @@ for c in $(R list -q); do R delete -f $c; done >/dev/null 2>&1
                 quiet("rmdir", directory)
 
 
-ENGINES = {"docker": Docker, "containerd": Containerd, "podman": Podman, "rootless": RootlessPodman,
+ENGINES = {"docker": Docker, "containerd": Containerd, "cri": Cri, "podman": Podman, "rootless": RootlessPodman,
            "systemd": Systemd}

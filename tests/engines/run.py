@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs each case in a real engine once with runc and once with sbx, and compares output and exit status.
 
-run.py [--engine docker|containerd|podman|rootless|systemd] [--quick] [--list] [CASE...]     the cases are in *_cases.py
+run.py [--engine docker|containerd|cri|podman|rootless|systemd] [--quick] [--list] [CASE...]     the cases are in *_cases.py
 
 A case that runc itself cannot do on this machine is skipped, and why is printed. Needs root.
 """
@@ -21,6 +21,7 @@ import box  # noqa: E402
 import subprocess  # noqa: E402
 from engines import ENGINES, Missing  # noqa: E402
 import containerd_cases  # noqa: E402
+import cri_cases  # noqa: E402
 import docker_cases  # noqa: E402
 import podman_cases  # noqa: E402
 import server_cases  # noqa: E402
@@ -28,7 +29,7 @@ import systemd_cases  # noqa: E402
 
 PACKAGES = ("iproute2,iputils-ping,curl,nginx-light,redis-server,redis-tools,postgresql,openssh-server,openssh-client,"
             "nodejs,iperf3")
-CASES = {"docker": docker_cases.CASES + server_cases.CASES, "containerd": containerd_cases.CASES,
+CASES = {"docker": docker_cases.CASES + server_cases.CASES, "containerd": containerd_cases.CASES, "cri": cri_cases.CASES,
          "podman": podman_cases.CASES, "rootless": podman_cases.ROOTLESS,
          "systemd": systemd_cases.CASES}
 # A case whose output with runc has one of these compares nothing.

@@ -25,7 +25,8 @@ struct HostFacts {
   bool cgroup_namespace = true;   // own cgroup namespace: shown as "/"
 };
 
-// The one instance. Filled at boot, before any guest runs; constant afterwards.
+// The one instance. Filled at boot, before any guest runs; then only the limits and `cpus` change (`update`), under the
+// kernel lock.
 HostFacts& host_facts();
 // cpus from sched_getaffinity if it is empty.
 void complete_host_facts();

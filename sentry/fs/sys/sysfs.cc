@@ -82,7 +82,6 @@ std::string limit_text(i64 value) { return (value < 0 ? std::string("max") : std
 
 // The container's cgroup, version 2, as far as runtimes size themselves by it.
 void add_cgroup(StaticDir& dir) {
-  const proc::HostFacts& f = host_facts();
   dir.constant("cgroup.controllers", "cpuset cpu memory pids\n");
   dir.constant("cgroup.subtree_control", "\n");
   dir.constant("cgroup.type", "domain\n");
@@ -92,17 +91,26 @@ void add_cgroup(StaticDir& dir) {
     for (const auto& [pid, group] : task::kernel().groups()) out += std::to_string(pid) + "\n";
     return out;
   });
-  dir.constant("memory.max", limit_text(f.memory_bytes));
+  // Limits change with `update`.
+  dir.text("memory.max", []() -> Result<std::string> { return limit_text(host_facts().memory_bytes); });
   dir.constant("memory.high", "max\n");
   dir.constant("memory.min", "0\n");
   dir.constant("memory.low", "0\n");
-  const i64 swap = f.memory_swap_bytes < 0 || f.memory_bytes < 0 ? -1 : f.memory_swap_bytes - f.memory_bytes;
-  dir.constant("memory.swap.max", limit_text(swap));
-  const i64 period = f.cpu_period_us > 0 ? f.cpu_period_us : 100000;
-  dir.constant("cpu.max", (f.cpu_quota_us > 0 ? std::to_string(f.cpu_quota_us) : std::string("max")) + " " +
-                              std::to_string(period) + "\n");
-  const i64 shares = f.cpu_shares > 0 ? f.cpu_shares : 1024;
-  dir.constant("cpu.weight", std::to_string(1 + (std::max<i64>(shares, 2) - 2) * 9999 / 262142) + "\n");
+  dir.text("memory.swap.max", []() -> Result<std::string> {
+    const proc::HostFacts& f = host_facts();
+    const bool limited = f.memory_swap_bytes >= 0 && f.memory_bytes >= 0;
+    return limit_text(limited ? std::max<i64>(f.memory_swap_bytes - f.memory_bytes, 0) : -1);
+  });
+  dir.text("cpu.max", []() -> Result<std::string> {
+    const proc::HostFacts& f = host_facts();
+    const i64 period = f.cpu_period_us > 0 ? f.cpu_period_us : 100000;
+    return (f.cpu_quota_us > 0 ? std::to_string(f.cpu_quota_us) : std::string("max")) + " " + std::to_string(period) +
+           "\n";
+  });
+  dir.text("cpu.weight", []() -> Result<std::string> {
+    const i64 shares = host_facts().cpu_shares > 0 ? host_facts().cpu_shares : 1024;
+    return std::to_string(1 + (std::max<i64>(shares, 2) - 2) * 9999 / 262142) + "\n";
+  });
   dir.text("cpu.stat", []() -> Result<std::string> {
     u64 user = 0, system = 0;
     for (const auto& [pid, group] : task::kernel().groups()) {
@@ -115,10 +123,11 @@ void add_cgroup(StaticDir& dir) {
         static_cast<unsigned long long>(user + system), static_cast<unsigned long long>(user),
         static_cast<unsigned long long>(system));
   });
-  dir.constant("cpuset.cpus", proc::cpu_list(f.cpus) + "\n");
-  dir.constant("cpuset.cpus.effective", proc::cpu_list(f.cpus) + "\n");
+  for (const char* name : {"cpuset.cpus", "cpuset.cpus.effective"}) {
+    dir.text(name, []() -> Result<std::string> { return proc::cpu_list(host_facts().cpus) + "\n"; });
+  }
   dir.constant("cpuset.mems.effective", "0\n");
-  dir.constant("pids.max", limit_text(f.pids));
+  dir.text("pids.max", []() -> Result<std::string> { return limit_text(host_facts().pids); });
   dir.text("pids.current", []() -> Result<std::string> { return std::to_string(task::kernel().task_count()) + "\n"; });
 }
 

@@ -63,5 +63,20 @@ TEST(Convert, OptionNamesAreSorted) {
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
 }
 
+TEST(Limits, UpdateKeepsWhatIsNotGiven) {
+  oci::Resources r;
+  r.memory.limit = 64 << 20;
+  r.memory.swap = 0;
+  r.pids_limit = -1;
+  r.cpu.period = 50'000;
+  auto update = convert_limits(r, control::VisibleLimits::kUnchanged);
+  EXPECT_EQ(update.memory_bytes, 64 << 20);
+  EXPECT_EQ(update.memory_swap_bytes, control::VisibleLimits::kUnchanged);
+  EXPECT_EQ(update.pids, -1);
+  EXPECT_EQ(update.cpu_period_us, 50'000);
+  EXPECT_EQ(update.cpu_quota_us, control::VisibleLimits::kUnchanged);
+  EXPECT_EQ(convert_limits(r).cpu_shares, -1);
+}
+
 }  // namespace
 }  // namespace sbx::boot

@@ -1,0 +1,10 @@
+// The container's limits as the guest sees them: in /proc/meminfo, /sys/fs/cgroup, and where the sentry counts itself.
+#pragma once
+#include "sentry/control/boot_config.h"
+
+namespace sbx::control {
+
+// Makes these the limits. Fields that are kUnchanged (or an empty CPU list) stay as they are. Kernel lock.
+void set_limits(const VisibleLimits& limits);
+
+}  // namespace sbx::control
