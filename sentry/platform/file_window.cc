@@ -23,11 +23,22 @@ u64 window_begin(const FileBytes& bytes) {
   return bytes.offset & ~(kFine - 1);
 }
 
+// What the other threads of this memory copy from right now, as they say.
+u32 windows_in_use(const SlotArea& area) {
+  u32 mask = 0;
+  for (u32 i = 0; i < area.used_slots(); ++i) {
+    u32 window = __atomic_load_n(&area.slot(i).file_window, __ATOMIC_ACQUIRE);
+    if (window != 0 && window <= kFileWindows) mask |= 1u << (window - 1);
+  }
+  return mask;
+}
+
 }  // namespace
 
 void WindowFile::retire() {
   if (retired_) return;
   retired_ = true;
+  take_back_positions();
   if (ref_count() > 1) ++all_retirements;
 }
 
@@ -44,9 +55,10 @@ int FileWindows::find(const FileBytes& bytes) {
   return -1;
 }
 
-int FileWindows::reserve(const FileBytes& bytes, u32 in_use, const HostThread& thread) {
+int FileWindows::reserve(const FileBytes& bytes, const SlotArea& area, const HostThread& thread) {
   u64 begin = window_begin(bytes);
   if (bytes.n > kFileWindowBytes || bytes.offset - begin > kFileWindowBytes - bytes.n) return -1;
+  const u32 in_use = windows_in_use(area);
   int oldest = -1;
   for (size_t i = 0; i < kFileWindows; ++i) {
     const Window& w = windows_[i];
@@ -56,6 +68,11 @@ int FileWindows::reserve(const FileBytes& bytes, u32 in_use, const HostThread& t
     if (w.state == State::kFree) break;
   }
   if (oldest < 0) return -1;
+  // Threads that copy by themselves must not begin to any more, and none may have begun.
+  if (WindowFile* before = windows_[static_cast<size_t>(oldest)].file.get()) {
+    before->take_back_positions();
+    if ((windows_in_use(area) >> oldest & 1) != 0) return -1;
+  }
   windows_[static_cast<size_t>(oldest)] = {State::kMapping, bytes.file, begin, ++clock_, &thread};
   any_ = true;
   return oldest;
@@ -103,23 +120,12 @@ void FileWindows::fell_short(int index) {
   Window& w = windows_[static_cast<size_t>(index)];
   if (w.state != State::kReady) return;
   w.file->fell_short();
+  w.file->take_back_positions();
   w.state = State::kFree;
   w.file = nullptr;
 }
 
 // ---- the guest thread's side ----
-
-namespace {
-// What the other threads of this memory copy from right now, as they say.
-u32 windows_in_use(const SlotArea& area) {
-  u32 mask = 0;
-  for (u32 i = 0; i < area.used_slots(); ++i) {
-    u32 window = __atomic_load_n(&area.slot(i).file_window, __ATOMIC_ACQUIRE);
-    if (window != 0 && window <= kFileWindows) mask |= 1u << (window - 1);
-  }
-  return mask;
-}
-}  // namespace
 
 bool GuestThreadImpl::copy_from_file(u64 addr, const FileBytes& bytes) {
   if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return false;
@@ -132,7 +138,7 @@ bool GuestThreadImpl::copy_from_file(u64 addr, const FileBytes& bytes) {
   if (index < 0) {
     if (!bytes.may_map) return false;
     RefPtr<SlotArea> area = host_->process->area;
-    index = windows.reserve(bytes, windows_in_use(*area), *host_);
+    index = windows.reserve(bytes, *area, *host_);
     if (index < 0) return false;
     fd = lend_when_rung(bytes.fd);
     if (fd < 0) {

@@ -12,6 +12,7 @@
 namespace sbx::platform {
 
 struct HostThread;
+class SlotArea;
 
 // What windows know a host file by. Kernel lock.
 class WindowFile final : public RefCounted {
@@ -22,13 +23,19 @@ class WindowFile final : public RefCounted {
   // A copy fell short, as always where the host cannot map the file. After a few nobody tries again.
   void fell_short() { ++shorts_; }
   bool usable() const { return shorts_ < kMostShorts; }
+  // What is known of the file, or shown of it, is about to change: no process may go by what it was told
+  // (file_lease.h).
+  void take_back_positions();
   // How often a file that had windows was retired so far: who has windows looks them through when this changed.
   static u64 retirements();
 
  private:
   static constexpr u32 kMostShorts = 8;
+  friend class FileLease;
+  friend class GuestThreadImpl;
   bool retired_ = false;
   u32 shorts_ = 0;
+  u32 lent_ = 0;  // positions that are out
 };
 
 // n > 0 bytes of a file's page cache.
@@ -45,11 +52,12 @@ class FileWindows {
  public:
   // A window that shows these bytes; -1.
   int find(const FileBytes& bytes);
-  // Takes one to be mapped by `thread`; -1 if all are in use. in_use: bit i: window i is being copied from.
-  int reserve(const FileBytes& bytes, u32 in_use, const HostThread& thread);
+  // Takes one to be mapped by `thread`; -1 if all are in use.
+  int reserve(const FileBytes& bytes, const SlotArea& area, const HostThread& thread);
   u64 address(int index, u64 offset) const;
   u64 begin(int index) const { return windows_[static_cast<size_t>(index)].begin; }
   // Windows of retired files, which `thread` is about to unmap; 0: none.
+  // in_use: bit i: window i is being copied from.
   u32 take_retired(u32 in_use, const HostThread& thread);
   bool any() const { return any_; }
   // The thread came back: what it was told to map or unmap is done. Or it will never.

@@ -51,7 +51,7 @@ int SlotArea::take() {
   if (!used_.empty() && __atomic_load_n(&slot(used_.front().index).state, __ATOMIC_ACQUIRE) == kStateGone) {
     return reuse(used_.begin());
   }
-  if (next_ < kMaxSlots) return static_cast<int>(next_++);
+  if (next_ < kThreadSlots) return static_cast<int>(next_++);
   for (auto it = used_.begin(); it != used_.end(); ++it) {
     if (__atomic_load_n(&slot(it->index).state, __ATOMIC_ACQUIRE) == kStateGone) return reuse(it);
   }

@@ -47,6 +47,10 @@ class SlotArea : public RefCounted {
 
   FileWindows windows;
 
+  SlotLease& lease(u32 fd) const { return reinterpret_cast<SlotLease*>(base_ + kLeasesOffset)[fd]; }
+  u64 lease_table = 0;  // FdTable::id() of the one whose positions may be lent; 0: none yet
+  u64 lease_generation = 0;
+
  private:
   struct Left {
     u32 index;
@@ -162,6 +166,7 @@ class GuestThreadImpl final : public GuestThread {
   Result<size_t> write_some(u64 addr, const void* from, size_t n) override;
   Result<std::string> read_string(u64 addr, size_t max) override;
   bool copy_from_file(u64 addr, const FileBytes& bytes) override;
+  void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;
   Result<size_t> poke(u64 addr, const void* from, size_t n) override;
   bool has_memory() const override { return host_ && !lost_ && host_->where != Where::kUnbound; }

@@ -13,6 +13,10 @@ constexpr u32 kMaxSlots = 2048;
 // Arguments are copied into the first part of a window, results into the rest.
 constexpr u64 kCopyInBytes = 32 * 1024;
 constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
+// The last slot is no thread's: there are the positions of files that the process may move (file_lease.h).
+constexpr u32 kThreadSlots = kMaxSlots - 1;
+constexpr u64 kLeasesOffset = kThreadSlots * kSlotBytes;
+constexpr u32 kMaxLeases = 1024;
 
 constexpr u64 kStubBase = 0x70000000;
 constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most this long
@@ -157,6 +161,21 @@ struct SlotFileCopy {
 // Besides a count of `out` entries in Slot::out_count.
 constexpr u32 kCopyFile = 0x40, kDropWindows = 0x80, kOutCountMask = 0x3f;
 
+// The position of the file behind one descriptor, in one cache line.
+struct alignas(64) SlotLease {
+  // `word`: kLent, a number that tells one time it is lent from the next, the position.
+  static constexpr u64 kLent = 1ull << 63, kGeneration = 1ull << 48, kGenerations = 0x7fffull << 48,
+                       kPosition = kGeneration - 1, kMostLent = 1ull << 46;
+  u64 word;     // 0: the sentry has it
+  u64 size;     // of the file
+  u64 lent_at;  // time stamp counter; that the file ends at `size` is only sure for a while (kEndIsSure)
+  u64 begin;    // the file's offset at the start of the window
+  u32 window;   // its number plus one; 0: none
+};
+static_assert(sizeof(SlotLease) == 64 && kMaxLeases * sizeof(SlotLease) <= kSlotBytes);
+// A tenth of a second or more. Others may write the file from outside.
+constexpr u64 kEndIsSure = 1ull << 28;
+
 struct RobustList {
   u64 head;
   u32 guest_tid;
@@ -241,6 +260,7 @@ struct alignas(64) Slot {
   u32 step;                            // reply, with report_all: SIGTRAP after one instruction
   u32 report_clone;                    // with Command::kClone: kCloned for any kind of it
   u32 see_native;                      // sentry: kSeeBefore, kSeeAfter
+  u32 positions;                       // sentry: the leases of the process are of this thread's descriptors
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

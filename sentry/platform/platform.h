@@ -13,6 +13,7 @@
 #include "sentry/base/result.h"
 #include "sentry/base/types.h"
 #include "sentry/fiber/fiber.h"
+#include "sentry/platform/file_lease.h"
 #include "sentry/platform/file_window.h"
 #include "sentry/platform/registers.h"
 
@@ -186,6 +187,9 @@ class GuestThread {
   // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
   // write them. All of a call's data at most; may park.
   virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;
+  // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
+  // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
+  virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;
   // Of a thread that may be any, at any address; a stopped one's own writes first (settle_memory). Bytes moved, or
   // kFault; kSrch: it is gone.
   virtual Result<size_t> peek(u64 addr, void* to, size_t n) = 0;

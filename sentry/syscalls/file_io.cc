@@ -40,6 +40,15 @@ void note_taken(Task& task, const UserSink& sink, Fd fd, const vfs::File& file, 
   task.file_read.at_position = at_position;
 }
 
+// What follows on this descriptor the stub may do by itself, if filters let such calls pass anyway.
+void lend_position(Task& task, Fd fd, const RefPtr<vfs::File>& file) {
+  if (!file->seekable()) return;
+  for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek}) {
+    if (task.seccomp && !task.seccomp->always_allows(nr)) return;
+  }
+  task.fds->lend_position(fd.n, file, *task.thread);
+}
+
 Result<i64> do_read(Task& task, Fd fd, vfs::File& file, const UserBuffers& buffers, At at) {
   UserSink sink(task, buffers);
   if (at.given || !file.seekable()) {
@@ -113,7 +122,9 @@ i64 finish_file_read(Task& task, u64 copied) {
 Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
   auto file = TRY(open_for_reading(task, fd));
   if (static_cast<i64>(n) < 0) return Errno::kInval;
-  return do_read(task, fd, *file, UserBuffers(to.addr, n), At{});
+  auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), At{});
+  if (done) lend_position(task, fd, file);
+  return done;
 }
 
 Result<i64> sys_write(Task& task, Fd fd, InBuf from, Size n) {
@@ -128,7 +139,9 @@ Result<i64> sys_pread64(Task& task, Fd fd, OutBuf to, Size n, Off offset) {
   At at = TRY(at_offset(*file, offset));
   if (!file->readable()) return Errno::kBadf;
   if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;
-  return do_read(task, fd, *file, UserBuffers(to.addr, n), at);
+  auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), at);
+  if (done) lend_position(task, fd, file);
+  return done;
 }
 
 Result<i64> sys_pwrite64(Task& task, Fd fd, InBuf from, Size n, Off offset) {
@@ -189,8 +202,14 @@ Result<i64> sys_pwritev2(Task& task, Fd fd, Array<iovec> vecs, ULong count, ULon
 Result<i64> sys_lseek(Task& task, Fd fd, Off offset, Int whence) {
   auto file = TRY(task.fds->get(fd.n));
   if (whence < SEEK_SET || whence > SEEK_HOLE) return Errno::kInval;
-  PositionLock lock(*file);
-  return static_cast<i64>(TRY(file->seek(offset, whence)));
+  Result<u64> at = Errno::kInval;
+  {
+    PositionLock lock(*file);
+    at = file->seek(offset, whence);
+  }
+  if (!at) return at.error();
+  lend_position(task, fd, file);
+  return static_cast<i64>(*at);
 }
 
 // --- size ---

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "sentry/vfs/file_locks.h"
+#include "sentry/vfs/notify.h"
 
 namespace sbx::task {
 namespace {
@@ -42,7 +43,7 @@ Result<int> FdTable::set(int fd, RefPtr<vfs::File> file, bool cloexec, u64 limit
   if (fd < 0 || static_cast<u64>(fd) >= std::min(limit, kMaxOpen)) return Errno::kBadf;
   auto index = static_cast<size_t>(fd);
   if (index >= slots_.size()) slots_.resize(index + 1);
-  RefPtr<vfs::File> old = std::move(slots_[index].file);
+  RefPtr<vfs::File> old = take(slots_[index]);
   slots_[index].file = std::move(file);
   slots_[index].cloexec = cloexec;
   if (index == first_free_) first_free_ = index + 1;
@@ -63,7 +64,7 @@ Result<void> FdTable::closed(int fd, vfs::File& file) {
 
 Result<void> FdTable::drop(int fd) {
   auto index = static_cast<size_t>(fd);
-  RefPtr<vfs::File> file = std::move(slots_[index].file);
+  RefPtr<vfs::File> file = take(slots_[index]);
   slots_[index].cloexec = false;
   first_free_ = std::min(first_free_, index);
   return closed(fd, *file);
@@ -105,18 +106,41 @@ void FdTable::set_cloexec_range(u32 first, u32 last) {
   }
 }
 
+RefPtr<vfs::File> FdTable::take(Slot& slot) {
+  if (slot.lease) settle(slot);
+  slot.lease = nullptr;
+  return std::move(slot.file);
+}
+
+u64 FdTable::next_id() {
+  static u64 last = 0;
+  return ++last;
+}
+
+void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread) {
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  platform::LeaseTerms terms;
+  // With a watch anywhere each read is to be seen.
+  if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notify_active() || !file->lendable(terms)) return;
+  thread.lend_position(slot.lease, fd, id_, file->position, terms);
+}
+
 RefPtr<FdTable> FdTable::clone() const {
   auto copy = make_ref<FdTable>();
   size_t used = slots_.size();
   while (used > 0 && !slots_[used - 1].file) --used;
-  copy->slots_.assign(slots_.begin(), slots_.begin() + static_cast<std::ptrdiff_t>(used));
+  // Files have two descriptors from now on: no position is lent.
+  copy->slots_.reserve(used);
+  for (size_t fd = 0; fd < used; ++fd)
+    copy->slots_.push_back({RefPtr<vfs::File>(peek(static_cast<int>(fd))), slots_[fd].cloexec, nullptr});
   copy->first_free_ = std::min(first_free_, used);
   return copy;
 }
 
 void FdTable::for_each(const std::function<void(int, vfs::File&, bool)>& visit) const {
   for (size_t fd = 0; fd < slots_.size(); ++fd) {
-    if (slots_[fd].file) visit(static_cast<int>(fd), *slots_[fd].file, slots_[fd].cloexec);
+    if (vfs::File* file = peek(static_cast<int>(fd))) visit(static_cast<int>(fd), *file, slots_[fd].cloexec);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "sentry/base/ref.h"
 #include "sentry/base/result.h"
+#include "sentry/platform/platform.h"
 #include "sentry/vfs/file.h"
 
 namespace sbx::task {
@@ -15,8 +16,14 @@ class FdTable : public RefCounted {
   Result<RefPtr<vfs::File>> get(int fd, bool path_ok = false) const;
   // Without touching the count: valid until the next change of the table or park.
   vfs::File* peek(int fd) const {
-    return fd >= 0 && static_cast<size_t>(fd) < slots_.size() ? slots_[static_cast<size_t>(fd)].file.get() : nullptr;
+    if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return nullptr;
+    const Slot& slot = slots_[static_cast<size_t>(fd)];
+    if (slot.lease) settle(slot);
+    return slot.file.get();
   }
+  // Lends the position of fd's file to the process of `thread` (platform/file_lease.h) if nobody has the file but this
+  // descriptor and the caller.
+  void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
   // Lowest free number >= least, below `limit` (RLIMIT_NOFILE): kMfile otherwise.
   Result<int> add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int least = 0);
   // dup2: whatever was there is closed.
@@ -40,13 +47,19 @@ class FdTable : public RefCounted {
   struct Slot {
     RefPtr<vfs::File> file;
     bool cloexec = false;
+    RefPtr<platform::FileLease> lease;  // null: its position was never lent
   };
+  // The file's position is here again.
+  static void settle(const Slot& slot) { slot.lease->collect(slot.file->position); }
   ~FdTable() override;
+  static RefPtr<vfs::File> take(Slot& slot);
   Result<void> drop(int fd);
   Result<void> closed(int fd, vfs::File& file);
   void release_record_locks(vfs::File& file);
   std::vector<Slot> slots_;
   size_t first_free_ = 0;  // no free slot below
+  const u64 id_ = next_id();
+  static u64 next_id();
 };
 
 }  // namespace sbx::task

@@ -51,7 +51,8 @@ Result<u64> File::seek(i64 offset, int whence) {
     default: return Errno::kInval;
   }
   i64 to = 0;
-  if (__builtin_add_overflow(base, offset, &to)) return Errno::kOverflow;
+  // Beyond what an offset can be is no offset either (fs/read_write.c, vfs_setpos).
+  if (__builtin_add_overflow(base, offset, &to)) return Errno::kInval;
   if (to < 0) return Errno::kInval;
   position = static_cast<u64>(to);
   return position;

@@ -18,6 +18,12 @@ class AsyncOwner : public RefCounted {
   virtual void send_sigio(int fd, u32 events) = 0;
 };
 
+}  // namespace sbx::vfs
+namespace sbx::platform {
+struct LeaseTerms;
+}
+namespace sbx::vfs {
+
 // A host descriptor that backs mappings of a file, lent by the file for the time of the call that maps.
 struct MapHandle {
   int host_fd = -1;
@@ -73,6 +79,9 @@ class File : public RefCounted {
   virtual Result<void> allocate(int /*mode*/, u64 /*offset*/, u64 /*length*/) { return Errno::kOpnotsupp; }
   // For mmap: shared_write if MAP_SHARED with PROT_WRITE will be wanted. kNodev: cannot be mapped.
   virtual Result<MapHandle> map_handle(bool /*shared_write*/) { return Errno::kNodev; }
+  // The position may be lent to the process that has the file open: its bytes come from a host file whose length is
+  // known and changes only by us.
+  virtual bool lendable(platform::LeaseTerms& /*terms*/) { return false; }
   // Attributes of the object itself (works when unlinked); default: the inode's.
   virtual Result<Attr> attr();
   // Each close(2) of a descriptor that refers to it (not the last): POSIX locks go by owner elsewhere.

@@ -16,7 +16,7 @@ curl -m 20 -s -o /dev/null -w '%{http_code}\n' http://$(cri address p):8080/; cr
 cri execsync other cat /etc/hostname; cri execsync other hostname
 """),
     ("host-network", "N='{\"hostname\": \"\", \"linux\": {\"security_context\": {\"namespace_options\": {\"network\": \"NODE\", \"pid\": \"CONTAINER\"}}}}'; cri runp p \"$N\"; cri run p c \"$N\" sleep 100; cri execsync c sh -c 'ip -o link | wc -l'; ip -o link | wc -l"),
-    ("exec", "cri runp p; cri run p c '{}' sleep 100; cri exec c '' sh -c 'echo one; echo two >&2' | sort; cri exec c '' sh -c 'exit 9'; cri exec c 'line\n' head -n 1; cri terminal c 'word\n' sh -c 'tty; read a; echo got $a'; cri probe c 1 sleep 20 2>&1 | grep -o 'exceeded' | head -n 1; cri execsync c echo alive"),
+    ("exec", "cri runp p; cri run p c '{}' sleep 100; cri exec c '' sh -c 'echo one; echo two >&2' | sort; cri exec c '' sh -c 'exit 9'; cri exec c 'line\n' head -n 1; cri terminal c 'word\n' sh -c 'tty; read a; echo got $a' | sort; cri probe c 1 sleep 20 2>&1 | grep -o 'exceeded' | head -n 1; cri execsync c echo alive"),
     ("attach", "cri runp p; cri run p c '{\"stdin\": true, \"stdin_once\": true}' sh -c 'read a; echo got $a'; cri attach c 'word\n'; cri wait c; cri status c exit_code; cri logs c"),
     ("forward", "cri runp p; cri run p web '{}' python3 -m http.server 8080; wait_for cri execsync web curl -sf http://127.0.0.1:8080/; cri forward p 8080 'GET / HTTP/1.0'"),
     ("resources", r"""

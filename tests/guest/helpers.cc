@@ -73,6 +73,14 @@ int run_helper(int argc, char** argv) {
     utsname u;
     return uname(&u) == -1 && errno == ENOLINK ? 0 : 1;
   }
+  // So many bytes of standard input to standard output, one by one.
+  if (name == "copy") {
+    for (int i = atoi(argv[1]); i > 0; --i) {
+      char byte;
+      if (read(0, &byte, 1) != 1 || write(1, &byte, 1) != 1) return 1;
+    }
+    return 0;
+  }
   if (name == "interrupted") return interrupted(atoi(argv[1]));
   if (name == "print-args") {
     for (int i = 1; i < argc; i++) printf("[%s]", argv[i]);

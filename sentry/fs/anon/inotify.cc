@@ -4,6 +4,7 @@
 
 #include "sentry/base/log.h"
 #include "sentry/fs/anon/node.h"
+#include "sentry/platform/file_lease.h"
 
 namespace sbx::fs::anon {
 namespace {
@@ -81,6 +82,7 @@ Result<int> Inotify::add_watch(const RefPtr<vfs::Inode>& inode, u32 mask) {
   if (watches_.size() >= kMaxWatches) return Errno::kNospc;
   int wd = ++last_wd_;
   watches_[wd] = std::make_unique<Watch>(*this, wd, inode, wanted);
+  platform::take_back_positions();  // reads that the sentry does not see make no events
   return wd;
 }
 

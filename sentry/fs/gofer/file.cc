@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "sentry/fiber/kernel_lock.h"
+#include "sentry/platform/file_lease.h"
 #include "sentry/platform/file_window.h"
 
 namespace sbx::fs::gofer {
@@ -112,6 +113,16 @@ bool GoferFile::read_from_window(vfs::Sink& to, u64* offset, size_t* done) {
   }
   *offset += bytes.n;
   *done = bytes.n;
+  return true;
+}
+
+bool GoferFile::lendable(platform::LeaseTerms& terms) {
+  if ((flags() & O_DIRECT) != 0) return false;
+  auto size = inode_->steady_size();
+  if (!size) size = inode_->learn_size();
+  if (!size) return false;
+  terms.file = inode_->windows();
+  terms.size = *size;
   return true;
 }
 

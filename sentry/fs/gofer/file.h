@@ -18,6 +18,7 @@ class GoferFile final : public vfs::File {
   Result<void> allocate(int mode, u64 offset, u64 length) override;
   Result<vfs::MapHandle> map_handle(bool shared_write) override;
   Result<vfs::Attr> attr() override { return inode_->attr(); }
+  bool lendable(platform::LeaseTerms& terms) override;
 
   // For copies between files inside the host (copy_file_range, sendfile): the descriptor to read from or write to, good
   // while the file is open, and the note that it was written.

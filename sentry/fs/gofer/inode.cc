@@ -84,6 +84,7 @@ GoferInode::~GoferInode() {
 }
 
 void GoferInode::update(const wire::Node& node) {
+  if (node.attr.size != attr_.size) take_back_positions();
   attr_ = node.attr;
   if (node.dir != wire::kNoNode) node_ = node.dir;
   if (S_ISLNK(attr_.mode)) link_target_ = text_of(node.target);
@@ -93,6 +94,7 @@ void GoferInode::update(const wire::Node& node) {
 }
 
 void GoferInode::set_attributes(const wire::Attr& attr) {
+  if (attr.size != attr_.size) take_back_positions();
   attr_ = attr;
   valid_ = true;
   told_at_ = gofer_fs().exclusive() ? coarse_now() : fiber::now_ns();
@@ -100,8 +102,9 @@ void GoferInode::set_attributes(const wire::Attr& attr) {
 
 Result<void> GoferInode::refresh() {
   if (has_descriptor()) {
-    TRY(stat_descriptor(any_descriptor(), attr_));
-    set_attributes(wire::Attr(attr_));
+    wire::Attr now = attr_;
+    TRY(stat_descriptor(any_descriptor(), now));
+    set_attributes(now);
     return {};
   }
   int fd = -1;
@@ -167,6 +170,11 @@ Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
                 u32{wire::AttrChange::kMtimeNow} == u32{vfs::SetAttr::kMtimeNow} &&
                 u32{wire::AttrChange::kSize} == u32{vfs::SetAttr::kSize});
   u32 mask = change.mask;
+  if ((mask & vfs::SetAttr::kSize) != 0) {
+    // Nobody is lent a position again before the new size is known.
+    valid_ = false;
+    take_back_positions();
+  }
   if ((mask & vfs::SetAttr::kSize) != 0 && read_write_.valid()) {
     if (change.size > static_cast<u64>(INT64_MAX)) return Errno::kInval;
     if (ftruncate64(read_write_.get(), static_cast<off64_t>(change.size)) != 0) return last_errno();
@@ -268,12 +276,26 @@ Result<int> GoferInode::read_only_descriptor() {
   return opened;
 }
 
+std::optional<u64> GoferInode::steady_size() const {
+  if (!valid_ || mapped_ || !gofer_fs().exclusive()) return std::nullopt;
+  return attr_.size;
+}
+
+std::optional<u64> GoferInode::learn_size() {
+  if (valid_ || mapped_ || !gofer_fs().exclusive() || !has_descriptor() || !refresh()) return std::nullopt;
+  return steady_size();
+}
+
 Result<u64> GoferInode::end_of_data() {
-  if (valid_ && !mapped_ && gofer_fs().exclusive()) return attr_.size;
+  if (auto size = steady_size()) return *size;
   if (!has_descriptor()) return Errno::kStale;
   struct stat st {};
   if (fstat(any_descriptor(), &st) != 0) return last_errno();
   return static_cast<u64>(st.st_size);
+}
+
+void GoferInode::take_back_positions() {
+  if (windows_) windows_->take_back_positions();
 }
 
 const RefPtr<platform::WindowFile>& GoferInode::windows() {

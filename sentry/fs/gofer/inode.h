@@ -63,16 +63,26 @@ class GoferInode final : public vfs::Inode {
   void add_user();
   void remove_user();
   // Size and times changed through a descriptor: the next attr() asks it.
-  void written() { valid_ = false; }
+  void written() {
+    valid_ = false;
+    take_back_positions();
+  }
   // As far as known the file is not longer.
   bool ends_by(u64 offset) const { return valid_ && !mapped_ && attr_.size <= offset; }
   // Where the file ends right now. kStale: unknown.
   Result<u64> end_of_data();
+  // Its length, if that is known without asking and only we change it.
+  std::optional<u64> steady_size() const;
+  // The same after a look at the open file.
+  std::optional<u64> learn_size();
   // What file windows know it by.
   const RefPtr<platform::WindowFile>& windows();
   bool has_windows() const { return windows_.get() != nullptr && windows_->ref_count() > 1; }
   // The guest maps it shared and writable: from now on each attr() asks.
-  void mapped_shared() { mapped_ = true; }
+  void mapped_shared() {
+    mapped_ = true;
+    take_back_positions();
+  }
   bool was_mapped_shared() const { return mapped_; }
   Result<std::shared_ptr<const Listing>> listing();
   wire::NodeId node() const { return node_; }
@@ -159,6 +169,7 @@ class GoferInode final : public vfs::Inode {
   boost::container::small_vector<Link, 1> links_;
   UniqueFd read_only_, read_write_;
   bool read_only_old_ = false;  // opened before the file was opened for writing: a layer may have copied it since
+  void take_back_positions();
   RefPtr<platform::WindowFile> windows_;
   u32 users_ = 0;
   bool kept_ = false;

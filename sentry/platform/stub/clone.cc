@@ -96,7 +96,7 @@ void perform_clone(Context& ctx) {
     }
     sys6(kNrClose, static_cast<u64>(clone.fd));
   } else {
-    if (clone.index >= kMaxSlots) die();
+    if (clone.index >= kThreadSlots) die();
     process().threaded = 1;
     start_thread_area(clone.index);
     Private& child = *reinterpret_cast<Private*>(private_address(clone.index));

@@ -130,6 +130,8 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 }
 
 enum Nr : u32 {
+  kNrRead = 0,
+  kNrLseek = 8,
   kNrMmap = 9,
   kNrMprotect = 10,
   kNrMunmap = 11,
@@ -137,6 +139,7 @@ enum Nr : u32 {
   kNrSigaction = 13,
   kNrSigprocmask = 14,
   kNrSigreturn = 15,
+  kNrPread64 = 17,
   kNrSchedYield = 24,
   kNrMremap = 25,
   kNrMincore = 27,
@@ -256,6 +259,8 @@ void walk_robust_list(u64 head, u32 guest_tid);
 // The thread's own list, before it ends.
 void release_robust_list(Slot& slot);
 bool touches_reserved(u64 addr, u64 length);
+// file.cc: read, pread64 and lseek of a descriptor whose position is lent; false: the sentry's.
+bool do_file(Context& ctx, u32 nr, i64& ret);
 void note_shared(u64 addr, u64 length);
 void mm_lock();
 void mm_unlock();

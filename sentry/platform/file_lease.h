@@ -1,0 +1,54 @@
+// Positions of open files lent to a process. Its stub then answers lseek(2), reads of bytes that a file window shows,
+// and reads at the end of a file by itself, by a word of shared memory: the position is there and not in the sentry
+// until it is taken back. Whoever looks at the descriptor here takes it back first (FdTable::peek), so nobody else sees
+// an old one.
+//
+// What a process can do with that word is what lseek can do; bytes it gets are those of the file that it may read, out
+// of a mapping that it has. A file's length is fixed while lent: whoever is about to change it, or what windows show,
+// takes the positions of that file back.
+#pragma once
+#include "sentry/base/ref.h"
+#include "sentry/base/types.h"
+#include "sentry/platform/file_window.h"
+
+namespace sbx::platform {
+
+class SlotArea;
+
+struct LeaseTerms {
+  RefPtr<WindowFile> file;
+  u64 size = 0;  // bytes of the file
+};
+
+// One for each descriptor that was lent, as long as it refers to the same open file. Kernel lock.
+class FileLease final : public RefCounted {
+ public:
+  FileLease();
+  // Puts the position that was lent where it belongs, once each time.
+  void collect(u64& position) {
+    if (!due_) return;
+    due_ = false;
+    take_back();
+    position = position_;
+  }
+
+ private:
+  friend class GuestThreadImpl;
+  friend class WindowFile;
+  friend void take_back_positions();
+  ~FileLease() override;
+  // The process has it no longer; position_ is where it left it.
+  void take_back();
+  RefPtr<SlotArea> area_;
+  RefPtr<WindowFile> file_;
+  u64 position_ = 0;
+  u32 fd_ = 0;
+  size_t index_ = 0;  // in the list of those that are out
+  bool out_ = false;  // with the process right now
+  bool due_ = false;  // lent, and not yet collected
+};
+
+// All of them: somebody wants to see each read (inotify).
+void take_back_positions();
+
+}  // namespace sbx::platform

@@ -1,0 +1,102 @@
+// Reads and seeks of files whose position is lent to this process (sentry/platform/file_lease.h).
+#include "sentry/platform/stub/stub.h"
+
+namespace sbx::platform::stub {
+namespace {
+
+constexpr u64 kMostBytes = 0x7ffff000;  // MAX_RW_COUNT
+constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
+
+SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
+
+bool end_is_sure(const SlotLease& lease) {
+  u32 low, high;
+  asm volatile("rdtsc" : "=a"(low), "=d"(high));
+  return (static_cast<u64>(high) << 32 | low) - __atomic_load_n(&lease.lent_at, __ATOMIC_RELAXED) < kEndIsSure;
+}
+
+// What was read of the lease together with `word` belongs to it.
+bool still(const SlotLease& lease, u64 word) {
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  u64 now = __atomic_load_n(&lease.word, __ATOMIC_SEQ_CST);
+  return (now & ~SlotLease::kPosition) == (word & ~SlotLease::kPosition);
+}
+
+// The bytes at `from` of the file to `to`: how many, or -1: the sentry's.
+i64 read_at(Slot& slot, const SlotLease& lease, u64 word, u64 from, u64 to, u64 n) {
+  if (to + n < to || to + n > kUserEnd) return -1;
+  if (n > kMostBytes) n = kMostBytes;
+  const u64 size = __atomic_load_n(&lease.size, __ATOMIC_RELAXED);
+  if (from >= size || n > size - from) {
+    if (!end_is_sure(lease)) return -1;
+    n = from >= size ? 0 : size - from;
+    if (n == 0) return still(lease, word) ? 0 : -1;
+  }
+  const u32 window = __atomic_load_n(&lease.window, __ATOMIC_RELAXED);
+  const u64 begin = __atomic_load_n(&lease.begin, __ATOMIC_RELAXED);
+  if (window == 0 || window > kFileWindows || from < begin) return -1;
+  if (n > kFileWindowBytes || from - begin > kFileWindowBytes - n) return -1;
+  // The sentry takes leases back before it gives a window to another file, and then looks who copies from it.
+  __atomic_store_n(&slot.file_window, window, __ATOMIC_SEQ_CST);
+  u64 left = n;
+  if (still(lease, word)) {
+    const u64 at = kFileWindowsBase + (window - 1) * kFileWindowBytes + (from - begin);
+    left = stub_copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(at), n);
+  }
+  __atomic_store_n(&slot.file_window, 0, __ATOMIC_RELEASE);
+  return left == 0 ? static_cast<i64>(n) : -1;
+}
+
+// Moves the position unless somebody else did.
+bool move(SlotLease& lease, u64 word, u64 to) {
+  u64 next = (word & ~SlotLease::kPosition) | to;
+  return __atomic_compare_exchange_n(&lease.word, &word, next, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+i64 seek(SlotLease& lease, u64 word, i64 offset, u64 whence) {
+  i64 base = 0;
+  if (whence == kSeekCur) {
+    base = static_cast<i64>(word & SlotLease::kPosition);
+  } else if (whence == kSeekEnd) {
+    if (!end_is_sure(lease)) return -1;
+    base = static_cast<i64>(__atomic_load_n(&lease.size, __ATOMIC_RELAXED));
+    if (!still(lease, word)) return -1;
+  } else if (whence != kSeekSet) {
+    return -1;
+  }
+  // Results that fail, or are too far off to be lent, are the sentry's.
+  const i64 most = static_cast<i64>(SlotLease::kMostLent);
+  if (offset > most || offset < -most || base > most) return -1;
+  const i64 to = base + offset;
+  return to >= 0 && to <= most && move(lease, word, static_cast<u64>(to)) ? to : -1;
+}
+
+}  // namespace
+
+bool do_file(Context& ctx, u32 nr, i64& ret) {
+  Slot& slot = *ctx.slot;
+  const u64* a = ctx.args;
+  if (slot.positions == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
+  const u64 fd = static_cast<u32>(a[0]);
+  if (fd >= kMaxLeases) return false;
+  SlotLease& lease = lease_of(fd);
+  const u64 word = __atomic_load_n(&lease.word, __ATOMIC_ACQUIRE);
+  if ((word & SlotLease::kLent) == 0) return false;
+  const u64 position = word & SlotLease::kPosition;
+  switch (nr) {
+    case kNrRead:
+      ret = read_at(slot, lease, word, position, a[1], a[2]);
+      // A reader that was overtaken reads again, from where the other one stopped: by the sentry.
+      if (ret > 0 && !move(lease, word, position + static_cast<u64>(ret))) return false;
+      break;
+    case kNrPread64:
+      if (a[3] > SlotLease::kMostLent) return false;
+      ret = read_at(slot, lease, word, a[3], a[1], a[2]);
+      break;
+    case kNrLseek: ret = seek(lease, word, static_cast<i64>(a[1]), static_cast<u32>(a[2])); break;
+    default: return false;
+  }
+  return ret >= 0;
+}
+
+}  // namespace sbx::platform::stub
