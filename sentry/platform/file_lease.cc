@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <x86intrin.h>
 
+#include <cstring>
 #include <vector>
 
 #include "sentry/base/counters.h"
@@ -63,19 +64,25 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   if (area->lease_table != table) return;
   FileBytes bytes{terms.file, -1, position, 1, false};
   const int window = position < terms.size ? area->windows.find(bytes) : -1;
-  const bool seeks = entry_.nr == SYS_lseek, first = !lease;
-  // Nothing to gain: the next read comes here anyway.
-  if (window < 0 && position < terms.size && !seeks) return;
-  // To lend and to take back costs three ways of a cache line. One call that comes while we poll costs no more.
-  const bool once = window < 0 && (!seeks || first);
-  if (once && host_->notif == 0 && !seeks) return;
+  // To lend and to take back costs three ways of a cache line if the stub runs on another CPU: as much as one call that
+  // we see by polling, and little against a doorbell. Without a window the next read comes here anyway.
+  const bool rang = host_->notif != 0, seeks = entry_.nr == SYS_lseek;
+  if (window < 0) {
+    const bool read_on = position < terms.size && !seeks && (!rang || (lease && lease->times_ >= 2));
+    if (read_on || (!rang && !seeks)) return;
+    if (!rang && !lease) {
+      lease = make_ref<FileLease>();  // with the next seek
+      return;
+    }
+  }
   if (!lease) lease = make_ref<FileLease>();
-  if (once && host_->notif == 0) return;
   lease->take_back();
   SlotLease& shared = area->lease(static_cast<u32>(fd));
   shared.size = terms.size;
   shared.lent_at = __rdtsc();
   shared.window = window < 0 ? 0 : static_cast<u32>(window) + 1;
+  shared.has_stat = terms.with_stat;
+  if (terms.with_stat) memcpy(shared.stat, &terms.stat, sizeof(shared.stat));
   shared.begin = window < 0 ? 0 : area->windows.begin(window);
   lease->area_ = area;
   lease->file_ = terms.file;
@@ -83,6 +90,7 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   lease->fd_ = static_cast<u32>(fd);
   lease->index_ = leases_out().size();
   lease->out_ = lease->due_ = true;
+  ++lease->times_;
   leases_out().push_back(lease.get());
   ++terms.file->lent_;
   area->lease_generation = (area->lease_generation + SlotLease::kGeneration) & SlotLease::kGenerations;

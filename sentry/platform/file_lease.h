@@ -7,6 +7,7 @@
 // of a mapping that it has. A file's length is fixed while lent: whoever is about to change it, or what windows show,
 // takes the positions of that file back.
 #pragma once
+#include "sentry/abi/stat.h"
 #include "sentry/base/ref.h"
 #include "sentry/base/types.h"
 #include "sentry/platform/file_window.h"
@@ -18,6 +19,8 @@ class SlotArea;
 struct LeaseTerms {
   RefPtr<WindowFile> file;
   u64 size = 0;  // bytes of the file
+  bool with_stat = false;
+  abi::Stat stat;  // with_stat: what fstat says
 };
 
 // One for each descriptor that was lent, as long as it refers to the same open file. Kernel lock.
@@ -44,6 +47,7 @@ class FileLease final : public RefCounted {
   u64 position_ = 0;
   u32 fd_ = 0;
   size_t index_ = 0;  // in the list of those that are out
+  u32 times_ = 0;     // lent so far
   bool out_ = false;  // with the process right now
   bool due_ = false;  // lent, and not yet collected
 };

@@ -166,6 +166,7 @@ class GuestThreadImpl final : public GuestThread {
   Result<size_t> write_some(u64 addr, const void* from, size_t n) override;
   Result<std::string> read_string(u64 addr, size_t max) override;
   bool copy_from_file(u64 addr, const FileBytes& bytes) override;
+  bool rang_for_call() const override { return host_ != nullptr && host_->notif != 0; }
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;
   Result<size_t> poke(u64 addr, const void* from, size_t n) override;

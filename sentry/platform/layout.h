@@ -16,7 +16,7 @@ constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
 // The last slot is no thread's: there are the positions of files that the process may move (file_lease.h).
 constexpr u32 kThreadSlots = kMaxSlots - 1;
 constexpr u64 kLeasesOffset = kThreadSlots * kSlotBytes;
-constexpr u32 kMaxLeases = 1024;
+constexpr u32 kMaxLeases = 256;
 
 constexpr u64 kStubBase = 0x70000000;
 constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most this long
@@ -161,20 +161,22 @@ struct SlotFileCopy {
 // Besides a count of `out` entries in Slot::out_count.
 constexpr u32 kCopyFile = 0x40, kDropWindows = 0x80, kOutCountMask = 0x3f;
 
-// The position of the file behind one descriptor, in one cache line.
+// The position of the file behind one descriptor, in one cache line, and what fstat says of it behind that.
 struct alignas(64) SlotLease {
   // `word`: kLent, a number that tells one time it is lent from the next, the position.
   static constexpr u64 kLent = 1ull << 63, kGeneration = 1ull << 48, kGenerations = 0x7fffull << 48,
                        kPosition = kGeneration - 1, kMostLent = 1ull << 46;
   u64 word;     // 0: the sentry has it
   u64 size;     // of the file
-  u64 lent_at;  // time stamp counter; that the file ends at `size` is only sure for a while (kEndIsSure)
+  u64 lent_at;  // time stamp counter: size and stat are only sure for a while (kIsSure)
   u64 begin;    // the file's offset at the start of the window
   u32 window;   // its number plus one; 0: none
+  u32 has_stat;
+  alignas(64) u64 stat[18];  // struct stat
 };
-static_assert(sizeof(SlotLease) == 64 && kMaxLeases * sizeof(SlotLease) <= kSlotBytes);
-// A tenth of a second or more. Others may write the file from outside.
-constexpr u64 kEndIsSure = 1ull << 28;
+static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) <= kSlotBytes);
+// A tenth of a second, about. Others may write the file from outside.
+constexpr u64 kIsSure = 1ull << 28;
 
 struct RobustList {
   u64 head;

@@ -187,6 +187,8 @@ class GuestThread {
   // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
   // write them. All of a call's data at most; may park.
   virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;
+  // Its call came by doorbell: what spares it another one is worth some work.
+  virtual bool rang_for_call() const = 0;
   // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
   // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
   virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;

@@ -40,15 +40,6 @@ void note_taken(Task& task, const UserSink& sink, Fd fd, const vfs::File& file, 
   task.file_read.at_position = at_position;
 }
 
-// What follows on this descriptor the stub may do by itself, if filters let such calls pass anyway.
-void lend_position(Task& task, Fd fd, const RefPtr<vfs::File>& file) {
-  if (!file->seekable()) return;
-  for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek}) {
-    if (task.seccomp && !task.seccomp->always_allows(nr)) return;
-  }
-  task.fds->lend_position(fd.n, file, *task.thread);
-}
-
 Result<i64> do_read(Task& task, Fd fd, vfs::File& file, const UserBuffers& buffers, At at) {
   UserSink sink(task, buffers);
   if (at.given || !file.seekable()) {
@@ -123,7 +114,7 @@ Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
   auto file = TRY(open_for_reading(task, fd));
   if (static_cast<i64>(n) < 0) return Errno::kInval;
   auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), At{});
-  if (done) lend_position(task, fd, file);
+  if (done) lend_position(task, fd.n, file);
   return done;
 }
 
@@ -140,7 +131,7 @@ Result<i64> sys_pread64(Task& task, Fd fd, OutBuf to, Size n, Off offset) {
   if (!file->readable()) return Errno::kBadf;
   if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;
   auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), at);
-  if (done) lend_position(task, fd, file);
+  if (done) lend_position(task, fd.n, file);
   return done;
 }
 
@@ -208,7 +199,7 @@ Result<i64> sys_lseek(Task& task, Fd fd, Off offset, Int whence) {
     at = file->seek(offset, whence);
   }
   if (!at) return at.error();
-  lend_position(task, fd, file);
+  lend_position(task, fd.n, file);
   return static_cast<i64>(*at);
 }
 

@@ -16,25 +16,10 @@ constexpr DirFd kCwd{AT_FDCWD};
 
 // --- stat ---
 
-abi::TimeSpec to_timespec(vfs::Time t) { return {t.sec, t.nsec}; }
 abi::StatxTime to_statx_time(vfs::Time t) { return {t.sec, t.nsec, 0}; }
 
 Result<i64> put_stat(Task& task, OutBuf to, const vfs::Attr& attr) {
-  abi::Stat stat;
-  stat.dev = attr.dev;
-  stat.ino = attr.ino;
-  stat.nlink = attr.nlink;
-  stat.mode = attr.mode;
-  stat.uid = attr.uid;
-  stat.gid = attr.gid;
-  stat.rdev = attr.rdev;
-  stat.size = static_cast<i64>(attr.size);
-  stat.blksize = attr.blksize;
-  stat.blocks = static_cast<i64>(attr.blocks);
-  stat.atime = to_timespec(attr.atime);
-  stat.mtime = to_timespec(attr.mtime);
-  stat.ctime = to_timespec(attr.ctime);
-  TRY(Out<abi::Stat>{to.addr}.write(task, stat));
+  TRY(Out<abi::Stat>{to.addr}.write(task, vfs::stat_of(attr)));
   return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/path_args.h"
+#include "sentry/syscalls/user_io.h"
 
 namespace sbx::syscalls {
 namespace {
@@ -34,7 +35,9 @@ Result<i64> do_open(Task& task, DirFd dirfd, UserPath path, const vfs::OpenReque
   NameAt name = TRY(name_at(task, dirfd, path));
   if (name.text.empty()) return Errno::kNoent;
   auto file = TRY(vfs::open(name.start, name.text, request));
-  return TRY(task.fds->add(std::move(file), request.flags & O_CLOEXEC, task.nofile_limit()));
+  const int fd = TRY(task.fds->add(file, request.flags & O_CLOEXEC, task.nofile_limit()));
+  lend_position(task, fd, file);
+  return fd;
 }
 
 Result<i64> do_open(Task& task, DirFd dirfd, UserPath path, u32 flags, u32 mode) {

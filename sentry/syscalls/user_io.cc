@@ -1,5 +1,7 @@
 #include "sentry/syscalls/user_io.h"
 
+#include <sys/syscall.h>
+
 #include <algorithm>
 
 #include "sentry/platform/layout.h"
@@ -140,6 +142,14 @@ Result<size_t> block(vfs::File& file, u64 net::Socket::*timeout, const char* rea
   return file.block_until(attempt, reason);
 }
 }  // namespace
+
+void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
+  if (!file->seekable()) return;
+  for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl}) {
+    if (task.seccomp && !task.seccomp->always_allows(nr)) return;
+  }
+  task.fds->lend_position(fd, file, *task.thread);
+}
 
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {
   auto moved = block(file, &net::Socket::receive_timeout, "read", [&] { return file.read(sink, offset); });

@@ -103,6 +103,10 @@ class PositionLock {
   fiber::SleepLock* lock_;
 };
 
+// What follows on this descriptor the stub may answer by itself (platform/file_lease.h), if filters let such calls pass
+// anyway.
+void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file);
+
 // The loops of read(2) and write(2) for any sink and source. `offset` null: the file's own position (streams ignore
 // it).
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset);

@@ -121,6 +121,7 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
   Slot& slot = slots_[static_cast<size_t>(fd)];
   platform::LeaseTerms terms;
+  terms.with_stat = thread.rang_for_call();
   // With a watch anywhere each read is to be seen.
   if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notify_active() || !file->lendable(terms)) return;
   thread.lend_position(slot.lease, fd, id_, file->position, terms);

@@ -1,8 +1,9 @@
-// File attributes inside the kernel; syscalls/ turns them into struct stat and statx.
+// File attributes inside the kernel, and as struct stat; syscalls/ turns them into statx.
 #pragma once
 #include <sys/stat.h>
 #include <time.h>
 
+#include "sentry/abi/stat.h"
 #include "sentry/base/types.h"
 
 namespace sbx::vfs {
@@ -27,6 +28,26 @@ struct Attr {
   bool is_reg() const { return S_ISREG(mode); }
   bool is_link() const { return S_ISLNK(mode); }
 };
+
+// As fstat(2) writes it.
+inline abi::Stat stat_of(const Attr& attr) {
+  auto time = [](Time t) { return abi::TimeSpec{t.sec, t.nsec}; };
+  abi::Stat stat;
+  stat.dev = attr.dev;
+  stat.ino = attr.ino;
+  stat.nlink = attr.nlink;
+  stat.mode = attr.mode;
+  stat.uid = attr.uid;
+  stat.gid = attr.gid;
+  stat.rdev = attr.rdev;
+  stat.size = static_cast<i64>(attr.size);
+  stat.blksize = attr.blksize;
+  stat.blocks = static_cast<i64>(attr.blocks);
+  stat.atime = time(attr.atime);
+  stat.mtime = time(attr.mtime);
+  stat.ctime = time(attr.ctime);
+  return stat;
+}
 
 // A change of attributes; only the fields named by mask.
 struct SetAttr {

@@ -4,12 +4,14 @@
 #include <sched.h>
 #include <spawn.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <termios.h>
 
 #include <atomic>
 #include <thread>
@@ -383,6 +385,66 @@ TEST(positions, many_files) {
   all(0);
   odd.join();
   CHECK(!bad);
+}
+
+// What fstat says right after the file was opened or read is what it is.
+TEST(positions, attributes) {
+  fill("f");
+  struct stat named, open_one;
+  auto same = [&](int fd) {
+    OK(fstat(fd, &open_one));
+    OK(stat("f", &named));
+    CHECK_EQ(memcmp(&named, &open_one, sizeof(named)), 0);
+    OK(fstatat(fd, "", &open_one, AT_EMPTY_PATH));
+    CHECK_EQ(memcmp(&named, &open_one, sizeof(named)), 0);
+  };
+  int w = OK(open("f", O_WRONLY));
+  for (int round = 0; round < 10; ++round) {
+    sleep_ms(20);  // as if others had the CPU
+    int fd = OK(open("f", O_RDONLY));
+    same(fd);
+    OK(fchmod(w, round % 2 != 0 ? 0600 : 0644));
+    same(fd);
+    CHECK_EQ(open_one.st_mode & 0777, round % 2 != 0 ? 0600 : 0644);
+    CHECK_EQ(pwrite(w, "longer", 6, (off_t)kSize + round), 6);
+    same(fd);
+    CHECK_EQ(open_one.st_size, (off_t)kSize + round + 6);
+    CHECK(next(fd, 10) == bytes_of(0, 10));
+    same(fd);
+    OK(link("f", "g"));
+    same(fd);
+    CHECK_EQ(open_one.st_nlink, 2);
+    WAIT_OK(spawn([] { return unlink("g"); }));
+    same(fd);
+    CHECK_EQ(open_one.st_nlink, 1);
+    timespec times[2] = {{1000 + round, 0}, {2000 + round, 5}};
+    OK(utimensat(AT_FDCWD, "f", times, 0));
+    same(fd);
+    CHECK_EQ(open_one.st_mtim.tv_sec, 2000 + round);
+    OK(rename("f", "h"));
+    OK(rename("h", "f"));
+    same(fd);
+    OK(fchown(w, 0, 7 + (gid_t)round));
+    same(fd);
+    CHECK_EQ(open_one.st_gid, 7u + (unsigned)round);
+    char byte;
+    FAILS(fstat(fd, (struct stat*)-1), EFAULT);
+    FAILS(ioctl(fd, TCGETS, &byte), ENOTTY);
+    OK(close(fd));
+    FAILS(fstat(fd, &open_one), EBADF);
+  }
+}
+
+TEST(positions, not_readable) {
+  fill("f");
+  int fd = OK(open("f", O_WRONLY));
+  for (int i = 0; i < 5; ++i) CHECK_EQ(lseek(fd, 0, SEEK_END), (off_t)kSize);
+  char b[10];
+  FAILS(read(fd, b, sizeof(b)), EBADF);
+  FAILS(pread(fd, b, sizeof(b), 0), EBADF);
+  int path = OK(open("f", O_PATH));
+  FAILS(lseek(path, 0, SEEK_SET), EBADF);
+  FAILS(read(path, b, sizeof(b)), EBADF);
 }
 
 TEST(positions, watched_reads) {

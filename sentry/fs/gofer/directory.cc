@@ -176,7 +176,7 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
 }
 
 void GoferInode::entry_added(std::string_view name, const wire::Node& node) {
-  valid_ = false;
+  invalidate();
   forget_times();
   if (!entries_) return;
   entries_->by_name[std::string(name)] =
@@ -193,7 +193,7 @@ void GoferInode::entry_is(std::string_view name, GoferInode& inode) {
 }
 
 void GoferInode::entry_removed(std::string_view name) {
-  valid_ = false;
+  invalidate();
   forget_times();
   if (!entries_) return;
   entries_->by_name.erase(std::string(name));
@@ -321,6 +321,7 @@ void GoferInode::lost_name(GoferInode& parent, std::string_view name) {
   else if (attr_.nlink > 0)
     --attr_.nlink;
   // The change time moved too; without name and descriptor it cannot be asked for.
+  invalidate();
   valid_ = links_.empty() && !has_descriptor();
   if (last && users_ == 0) retire_windows();
   if (last) gofer_fs().forget_inode(*this);
@@ -352,11 +353,11 @@ Result<void> GoferInode::rename(std::string_view old_name, vfs::Inode& child, vf
     other.remove_link(to, new_name);
     other.add_link(*this, old_name);
     entry_added(old_name, node_of(other));
-    other.valid_ = false;
+    other.invalidate();
   }
   moved.add_link(to, new_name);
   to.entry_added(new_name, node_of(moved));
-  moved.valid_ = false;  // its change time
+  moved.invalidate();  // its change time
   return {};
 }
 

@@ -117,12 +117,17 @@ bool GoferFile::read_from_window(vfs::Sink& to, u64* offset, size_t* done) {
 }
 
 bool GoferFile::lendable(platform::LeaseTerms& terms) {
-  if ((flags() & O_DIRECT) != 0) return false;
+  if ((flags() & O_DIRECT) != 0 || !readable()) return false;
   auto size = inode_->steady_size();
   if (!size) size = inode_->learn_size();
   if (!size) return false;
   terms.file = inode_->windows();
   terms.size = *size;
+  if (terms.with_stat) {
+    auto now = attr();
+    if (!now) return false;
+    terms.stat = vfs::stat_of(*now);
+  }
   return true;
 }
 

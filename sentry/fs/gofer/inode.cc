@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "sentry/fs/gofer/file.h"
 #include "sentry/vfs/special.h"
@@ -83,9 +84,14 @@ GoferInode::~GoferInode() {
   fs.forget_inode(*this);
 }
 
+// What processes were lent goes by what was known.
+void GoferInode::know(const wire::Attr& attr) {
+  if (windows_ && std::memcmp(&attr, &attr_, sizeof(attr)) != 0) take_back_positions();
+  attr_ = attr;
+}
+
 void GoferInode::update(const wire::Node& node) {
-  if (node.attr.size != attr_.size) take_back_positions();
-  attr_ = node.attr;
+  know(node.attr);
   if (node.dir != wire::kNoNode) node_ = node.dir;
   if (S_ISLNK(attr_.mode)) link_target_ = text_of(node.target);
   valid_ = true;
@@ -94,8 +100,7 @@ void GoferInode::update(const wire::Node& node) {
 }
 
 void GoferInode::set_attributes(const wire::Attr& attr) {
-  if (attr.size != attr_.size) take_back_positions();
-  attr_ = attr;
+  know(attr);
   valid_ = true;
   told_at_ = gofer_fs().exclusive() ? coarse_now() : fiber::now_ns();
 }
@@ -170,15 +175,11 @@ Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
                 u32{wire::AttrChange::kMtimeNow} == u32{vfs::SetAttr::kMtimeNow} &&
                 u32{wire::AttrChange::kSize} == u32{vfs::SetAttr::kSize});
   u32 mask = change.mask;
-  if ((mask & vfs::SetAttr::kSize) != 0) {
-    // Nobody is lent a position again before the new size is known.
-    valid_ = false;
-    take_back_positions();
-  }
+  invalidate();  // nobody is lent a position again before it is known what became of it
   if ((mask & vfs::SetAttr::kSize) != 0 && read_write_.valid()) {
     if (change.size > static_cast<u64>(INT64_MAX)) return Errno::kInval;
     if (ftruncate64(read_write_.get(), static_cast<off64_t>(change.size)) != 0) return last_errno();
-    valid_ = false;
+    invalidate();
     mask &= ~u32{vfs::SetAttr::kSize};
   }
   if (mask == 0) return {};
@@ -195,7 +196,7 @@ Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
   m.change.mtime = wire_time(change.mtime);
   auto reply = gofer_fs().call(m, fd);
   if (!reply) {
-    valid_ = false;  // it may have done part of it
+    invalidate();  // it may have done part of it
     return reply.error();
   }
   set_attributes(reply->attr);
@@ -209,7 +210,7 @@ Result<RefPtr<vfs::File>> GoferInode::open(const vfs::Path& path, u32 flags) {
       bool write = (flags & O_ACCMODE) != O_RDONLY;
       TRY(descriptor(write));
       // Somebody outside may have written it; that is asked for when it is opened, not at each stat.
-      if (gofer_fs().exclusive() && coarse_now() - told_at_ > kOutsideNs) valid_ = false;
+      if (gofer_fs().exclusive() && coarse_now() - told_at_ > kOutsideNs) invalidate();
       return RefPtr<vfs::File>(make_ref<GoferFile>(*this, path, flags));
     }
     case S_IFLNK: return Errno::kLoop;
@@ -405,7 +406,7 @@ Result<void> GoferInode::set_xattr(std::string_view name, std::string_view value
   TRY(gofer_fs().call(m, fd));
   // An ACL changes the mode.
   forget_times();
-  if (auto done = refresh(); !done) valid_ = false;
+  if (auto done = refresh(); !done) invalidate();
   return {};
 }
 
@@ -424,7 +425,7 @@ Result<void> GoferInode::remove_xattr(std::string_view name) {
   m.name = name;
   TRY(gofer_fs().call(m, fd));
   forget_times();
-  if (auto done = refresh(); !done) valid_ = false;
+  if (auto done = refresh(); !done) invalidate();
   return {};
 }
 

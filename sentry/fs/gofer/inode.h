@@ -63,10 +63,7 @@ class GoferInode final : public vfs::Inode {
   void add_user();
   void remove_user();
   // Size and times changed through a descriptor: the next attr() asks it.
-  void written() {
-    valid_ = false;
-    take_back_positions();
-  }
+  void written() { invalidate(); }
   // As far as known the file is not longer.
   bool ends_by(u64 offset) const { return valid_ && !mapped_ && attr_.size <= offset; }
   // Where the file ends right now. kStale: unknown.
@@ -170,6 +167,12 @@ class GoferInode final : public vfs::Inode {
   UniqueFd read_only_, read_write_;
   bool read_only_old_ = false;  // opened before the file was opened for writing: a layer may have copied it since
   void take_back_positions();
+  void know(const wire::Attr& attr);
+  // Its attributes have changed, and nobody knows how.
+  void invalidate() {
+    valid_ = false;
+    if (windows_) take_back_positions();
+  }
   RefPtr<platform::WindowFile> windows_;
   u32 users_ = 0;
   bool kept_ = false;

@@ -5,14 +5,16 @@ namespace sbx::platform::stub {
 namespace {
 
 constexpr u64 kMostBytes = 0x7ffff000;  // MAX_RW_COUNT
+constexpr u64 kAtEmptyPath = 0x1000, kTcgets = 0x5401;
+constexpr i64 kEnotty = 25;
 constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
 
 SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
 
-bool end_is_sure(const SlotLease& lease) {
+bool is_sure(const SlotLease& lease) {
   u32 low, high;
   asm volatile("rdtsc" : "=a"(low), "=d"(high));
-  return (static_cast<u64>(high) << 32 | low) - __atomic_load_n(&lease.lent_at, __ATOMIC_RELAXED) < kEndIsSure;
+  return (static_cast<u64>(high) << 32 | low) - __atomic_load_n(&lease.lent_at, __ATOMIC_RELAXED) < kIsSure;
 }
 
 // What was read of the lease together with `word` belongs to it.
@@ -28,7 +30,7 @@ i64 read_at(Slot& slot, const SlotLease& lease, u64 word, u64 from, u64 to, u64 
   if (n > kMostBytes) n = kMostBytes;
   const u64 size = __atomic_load_n(&lease.size, __ATOMIC_RELAXED);
   if (from >= size || n > size - from) {
-    if (!end_is_sure(lease)) return -1;
+    if (!is_sure(lease)) return -1;
     n = from >= size ? 0 : size - from;
     if (n == 0) return still(lease, word) ? 0 : -1;
   }
@@ -58,7 +60,7 @@ i64 seek(SlotLease& lease, u64 word, i64 offset, u64 whence) {
   if (whence == kSeekCur) {
     base = static_cast<i64>(word & SlotLease::kPosition);
   } else if (whence == kSeekEnd) {
-    if (!end_is_sure(lease)) return -1;
+    if (!is_sure(lease)) return -1;
     base = static_cast<i64>(__atomic_load_n(&lease.size, __ATOMIC_RELAXED));
     if (!still(lease, word)) return -1;
   } else if (whence != kSeekSet) {
@@ -69,6 +71,13 @@ i64 seek(SlotLease& lease, u64 word, i64 offset, u64 whence) {
   if (offset > most || offset < -most || base > most) return -1;
   const i64 to = base + offset;
   return to >= 0 && to <= most && move(lease, word, static_cast<u64>(to)) ? to : -1;
+}
+
+bool stat(const SlotLease& lease, u64 word, u64 to) {
+  if (lease.has_stat == 0 || !is_sure(lease)) return false;
+  u64 copy[18];
+  for (int i = 0; i < 18; ++i) copy[i] = __atomic_load_n(&lease.stat[i], __ATOMIC_RELAXED);
+  return still(lease, word) && copy_out(to, copy, sizeof(copy));
 }
 
 }  // namespace
@@ -93,6 +102,15 @@ bool do_file(Context& ctx, u32 nr, i64& ret) {
       if (a[3] > SlotLease::kMostLent) return false;
       ret = read_at(slot, lease, word, a[3], a[1], a[2]);
       break;
+    case kNrFstat: ret = 0; return stat(lease, word, a[1]);
+    case kNrNewfstatat: {
+      char name = 1;
+      ret = 0;
+      return a[3] == kAtEmptyPath && copy_in(&name, a[1], 1) && name == 0 && stat(lease, word, a[2]);
+    }
+    case kNrIoctl:  // no terminal, as libraries like to know of what they write to or read
+      ret = -kEnotty;
+      return static_cast<u32>(a[1]) == kTcgets;
     case kNrLseek: ret = seek(lease, word, static_cast<i64>(a[1]), static_cast<u32>(a[2])); break;
     default: return false;
   }

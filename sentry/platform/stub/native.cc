@@ -531,7 +531,10 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
     case kNrGetegid: ret = slot.identity.egid; return slot.report_all == 0;
     case kNrRead:
     case kNrPread64:
-    case kNrLseek: return do_file(ctx, nr, ret);
+    case kNrLseek:
+    case kNrFstat:
+    case kNrNewfstatat:
+    case kNrIoctl: return do_file(ctx, nr, ret);
     case kNrMmap: return do_mmap(ctx, ret);
     case kNrMunmap:
       if (touches_reserved(a[0], a[1])) {

@@ -131,6 +131,7 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 
 enum Nr : u32 {
   kNrRead = 0,
+  kNrFstat = 5,
   kNrLseek = 8,
   kNrMmap = 9,
   kNrMprotect = 10,
@@ -139,6 +140,7 @@ enum Nr : u32 {
   kNrSigaction = 13,
   kNrSigprocmask = 14,
   kNrSigreturn = 15,
+  kNrIoctl = 16,
   kNrPread64 = 17,
   kNrSchedYield = 24,
   kNrMremap = 25,
@@ -161,6 +163,7 @@ enum Nr : u32 {
   kNrPrctl = 157,
   kNrGettid = 186,
   kNrFutex = 202,
+  kNrNewfstatat = 262,
   kNrSetTidAddress = 218,
   kNrClockGettime = 228,
   kNrClockGetres = 229,
@@ -259,7 +262,8 @@ void walk_robust_list(u64 head, u32 guest_tid);
 // The thread's own list, before it ends.
 void release_robust_list(Slot& slot);
 bool touches_reserved(u64 addr, u64 length);
-// file.cc: read, pread64 and lseek of a descriptor whose position is lent; false: the sentry's.
+// file.cc: calls on a descriptor whose position is lent, of these: read, pread64, lseek, fstat, newfstatat without a
+// name, ioctl(TCGETS). False: the sentry's.
 bool do_file(Context& ctx, u32 nr, i64& ret);
 void note_shared(u64 addr, u64 length);
 void mm_lock();
