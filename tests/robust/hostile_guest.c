@@ -96,6 +96,8 @@ static void* scribble(void* arg) {
     uint32_t at = header ? (uint32_t)(r >> 8) % 1024 : 4096 + (uint32_t)(r >> 8) % 4096;
     if (header && (r >> 40) % 3 == 0) at %= 256;
     *(volatile uint32_t*)(slot + (at & ~3u)) = (uint32_t)value(&s);
+    // What is lent of the first open files: positions, lengths, windows.
+    *(volatile uint64_t*)(kSlots + 2047 * kSlotBytes + ((r >> 48) % 8) * 256 + (r >> 56) % 8 * 8) = value(&s);
   }
   return NULL;
 }
@@ -126,7 +128,15 @@ static void* honest_calls(void* arg) {
   char buf[4096];
   while (!over) {
     switch (next(&s) % 8) {
-      case 0: (void)!read(open("/etc/passwd", O_RDONLY), buf, sizeof buf); break;
+      case 0: {
+        int fd = open("/etc/passwd", O_RDONLY);
+        for (int i = 0; i < 8; i++) (void)!pread(fd, buf, 100, i);
+        lseek(fd, (long)(next(&s) % 8192), SEEK_SET);
+        (void)!read(fd, buf, sizeof buf);
+        lseek(fd, 0, SEEK_CUR);
+        (void)!write(fd, buf, 1);
+        break;
+      }
       case 1: {
         struct stat st;
         stat("/usr/bin", &st);
