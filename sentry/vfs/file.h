@@ -50,8 +50,15 @@ class File : public RefCounted {
   // Access mode and status flags (O_*). Only O_APPEND O_NONBLOCK O_ASYNC O_DIRECT O_NOATIME change after open.
   u32 flags() const { return flags_; }
   virtual void set_flags(u32 flags) { flags_ = flags; }
-  bool readable() const { return (flags_ & O_ACCMODE) != O_WRONLY && !(flags_ & O_PATH); }
-  bool writable() const { return (flags_ & O_ACCMODE) != O_RDONLY && !(flags_ & O_PATH); }
+  // Mode 3 is neither: a descriptor for ioctl(2) alone (open(2), NOTES).
+  bool readable() const {
+    const u32 mode = flags_ & O_ACCMODE;
+    return (mode == O_RDONLY || mode == O_RDWR) && !(flags_ & O_PATH);
+  }
+  bool writable() const {
+    const u32 mode = flags_ & O_ACCMODE;
+    return (mode == O_WRONLY || mode == O_RDWR) && !(flags_ & O_PATH);
+  }
   bool nonblocking() const { return flags_ & O_NONBLOCK; }
 
   // --- data: attempts that never wait for a guest-controlled event; kAgain if they would ---

@@ -442,6 +442,9 @@ TEST(positions, not_readable) {
   char b[10];
   FAILS(read(fd, b, sizeof(b)), EBADF);
   FAILS(pread(fd, b, sizeof(b), 0), EBADF);
+  int neither = OK(open("f", O_ACCMODE));
+  FAILS(read(neither, b, sizeof(b)), EBADF);
+  FAILS(write(neither, b, sizeof(b)), EBADF);
   int path = OK(open("f", O_PATH));
   FAILS(lseek(path, 0, SEEK_SET), EBADF);
   FAILS(read(path, b, sizeof(b)), EBADF);
