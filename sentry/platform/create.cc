@@ -63,7 +63,7 @@ HostResult<VdsoRange> find_vdso() {
 
 // What the child of make_template() needs; plain data, because the child must not touch the heap.
 struct ChildPlan {
-  int memfd;
+  int memfd, board;
   u32 uid, gid;
   bool set_id;
   TemplateArgs args;
@@ -119,6 +119,8 @@ bool drop_privileges(const ChildPlan& plan) {
   memcpy(reinterpret_cast<void*>(kStubBase), sbx_stub_blob, blob);
   if (mprotect(reinterpret_cast<void*>(kStubBase), kStubSize, PROT_READ | PROT_EXEC) != 0) child_fail(shared, 5);
   if (!map_fixed(kStubData, kStubDataBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1) ||
+      !map_fixed(kNamesBase, kNamesBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1) ||
+      !map_fixed(kBoard, kBoardBytes, PROT_READ, MAP_SHARED, plan.board) ||
       !map_fixed(kStacksBase, kStacksBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1) ||
       !map_fixed(kSlotsBase, kSlotsBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, plan.memfd)) {
     child_fail(shared, 6);
@@ -132,6 +134,19 @@ bool drop_privileges(const ChildPlan& plan) {
 }
 
 }  // namespace
+
+// Sealed: nobody else can map it to be written, whatever a stub does with its mapping.
+HostResult<UniqueFd> PlatformImpl::make_board() {
+  UniqueFd fd(memfd_create("board", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd || ftruncate(fd.get(), kBoardBytes) != 0) return Failure::from_errno("making the board");
+  void* at = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (at == MAP_FAILED) return Failure::from_errno("mapping the board");
+  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return Failure::from_errno("sealing the board");
+  }
+  board_ = static_cast<Board*>(at);
+  return fd;
+}
 
 HostResult<void> PlatformImpl::make_template() {
   const auto* header = reinterpret_cast<const BlobHeader*>(sbx_stub_blob);
@@ -152,6 +167,8 @@ HostResult<void> PlatformImpl::make_template() {
   sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
   ChildPlan plan{};
   plan.memfd = area->memfd();
+  UniqueFd board = TRY(make_board());
+  plan.board = board.get();
   plan.set_id = options.uid != ~0u;
   plan.uid = options.uid;
   plan.gid = options.gid;

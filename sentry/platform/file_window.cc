@@ -1,6 +1,7 @@
 #include "sentry/platform/file_window.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
@@ -157,7 +158,7 @@ bool GuestThreadImpl::copy_from_file(u64 addr, const FileBytes& bytes) {
 // Slot::out_count.
 u32 GuestThreadImpl::file_orders() {
   Slot& s = host_->slot();
-  u32 flags = 0;
+  u32 flags = std::exchange(steady_name_, false) ? kSteadyName : 0;
   if (file_copy_.length != 0) {
     s.file_copy = file_copy_;
     __atomic_store_n(&s.file_window, file_copy_.window + 1, __ATOMIC_RELEASE);

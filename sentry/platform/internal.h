@@ -166,6 +166,7 @@ class GuestThreadImpl final : public GuestThread {
   Result<size_t> write_some(u64 addr, const void* from, size_t n) override;
   Result<std::string> read_string(u64 addr, size_t max) override;
   bool copy_from_file(u64 addr, const FileBytes& bytes) override;
+  void name_is_steady() override { steady_name_ = true; }
   bool rang_for_call() const override { return host_ != nullptr && host_->notif != 0; }
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;
@@ -244,6 +245,7 @@ class GuestThreadImpl final : public GuestThread {
   u32 out_used_ = 0, out_count_ = 0;
   CopyOp out_[kMaxCopyOut]{};
   SlotFileCopy file_copy_{};   // length 0: none
+  bool steady_name_ = false;   // with the next reply: kSteadyName
   bool window_moves_ = false;  // told the stub to map or unmap file windows
   // For the next fork: the child's slots, and their descriptor in the stub's table.
   RefPtr<SlotArea> next_area_;
@@ -269,6 +271,7 @@ class PlatformImpl final : public Platform {
   void run() override;
   void stop() override;
   void host_child_exited(i32 pid, i32 wait_status) override;
+  void names_changed() override { __atomic_fetch_add(&board_->names, 1, __ATOMIC_SEQ_CST); }
   std::string debug_state() const override;
 
   // Answers the notification (0 in rax); false if the stub left its doorbell: it will ring again.
@@ -352,7 +355,9 @@ class PlatformImpl final : public Platform {
   void on_zygote_request(HostThread& thread, RequestKind kind);
   void on_template_request(RequestKind kind);
   void host_block(bool entering);
+  HostResult<UniqueFd> make_board();
   HostResult<void> make_template();
+  Board* board_ = nullptr;  // for good
 
   UniqueFd listener_;
   PatchedText patched_text_;

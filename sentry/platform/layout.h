@@ -23,6 +23,19 @@ constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most t
 constexpr u64 kStubData = 0x70040000;
 constexpr u64 kStubDataBytes = 0x10000;
 
+// What the process has learned about names (stub/names.cc): its own memory.
+constexpr u64 kNamesBase = 0x70060000;
+constexpr u64 kNamesBytes = 0x10000;
+// A page that the sentry writes and all stubs read.
+constexpr u64 kBoard = 0x70080000;
+constexpr u64 kBoardBytes = 0x1000;
+struct Board {
+  // Grows with every call that may change what a path leads to, or who may go there, before the call returns. An error
+  // that a path gave, where all directories on its way change by our calls only (kSteadyName), is so as long as this is
+  // the same, and for a tenth of a second: the host may do something, too.
+  unsigned long long names;
+};
+
 constexpr u64 kStacksBase = 0x71000000;
 constexpr u64 kStackBytes = 32 * 1024;
 constexpr u64 kStacksBytes = kStackBytes * kMaxSlots;
@@ -159,7 +172,7 @@ struct SlotFileCopy {
   u32 window;  // its number
 };
 // Besides a count of `out` entries in Slot::out_count.
-constexpr u32 kCopyFile = 0x40, kDropWindows = 0x80, kOutCountMask = 0x3f;
+constexpr u32 kSteadyName = 0x20, kCopyFile = 0x40, kDropWindows = 0x80, kOutCountMask = 0x1f;
 
 // The position of the file behind one descriptor, in one cache line, and what fstat says of it behind that.
 struct alignas(64) SlotLease {

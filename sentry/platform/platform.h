@@ -187,6 +187,8 @@ class GuestThread {
   // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
   // write them. All of a call's data at most; may park.
   virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;
+  // The error that its call is about to return is so until Platform::names_changed().
+  virtual void name_is_steady() = 0;
   // Its call came by doorbell: what spares it another one is worth some work.
   virtual bool rang_for_call() const = 0;
   // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
@@ -300,6 +302,8 @@ class Platform {
 
   // A host child was reaped (waitid in the reactor's SIGCHLD handler): pid in the sentry's pid namespace.
   virtual void host_child_exited(i32 pid, i32 wait_status) = 0;
+  // Somebody changed what paths lead to, or may: what stubs know of it holds no longer (Board).
+  virtual void names_changed() = 0;
 
   // Counters by tier, traps, patches, doorbells are COUNTERs. Human-readable extra state for `sbx debug`.
   virtual std::string debug_state() const = 0;

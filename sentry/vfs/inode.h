@@ -138,6 +138,8 @@ class FileSystem : public RefCounted {
   virtual std::string options() const { return {}; }
   // True: the dentry tree is the truth (tmpfs): dentries with an inode are never evicted.
   virtual bool pins_dentries() const { return false; }
+  // True: names in it change by our own calls only, as far as anybody can expect to see others at once.
+  virtual bool steady_names() const { return false; }
   // True: every mount of it is read-only, whatever the flags of the mount say.
   virtual bool read_only() const { return false; }
   // st_dev of its inodes; anonymous numbers from allocate_dev().

@@ -15,6 +15,9 @@ struct Protections {
 };
 Protections& protections();
 
+// Steps that any walk took so far in directories whose names may change without a call that changes names.
+extern u64 unsteady_steps;
+
 // Who walks, from where.
 struct WalkContext {
   Path root;

@@ -93,9 +93,12 @@ Result<std::string> Walker::enter_link(Dentry& link, bool trailing, bool* jumped
   return text;
 }
 
+u64 unsteady_steps = 0;
+
 Result<void> Walker::step(std::string_view name, bool follow, bool trailing) {
   Dentry& dir = *at_.dentry;
   if (!dir.is_dir()) return Errno::kNotdir;
+  if (!dir.inode()->fs().steady_names()) ++unsteady_steps;
   TRY(may_search());
   if (name[0] == '.') {
     if (name.size() == 1) return {};

@@ -38,6 +38,7 @@ class GoferFs final : public vfs::FileSystem {
   bool read_only() const override { return read_only_; }
 
   bool exclusive() const { return exclusive_; }
+  bool steady_names() const override { return exclusive_; }
   // Sockets of the host in it may be connected to. Else a socket file is just a name.
   bool reaches_sockets() const { return reaches_sockets_; }
   wire::Client& client() { return *client_; }

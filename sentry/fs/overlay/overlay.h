@@ -17,6 +17,7 @@ class OverlayFs final : public vfs::FileSystem {
 
   const char* type_name() const override { return "overlay"; }
   RefPtr<vfs::Inode> root() override;
+  bool steady_names() const override { return upper_->steady_names() && lower_->steady_names(); }
   Result<vfs::StatFs> statfs() override;
   Result<void> sync() override { return upper_->sync(); }
 

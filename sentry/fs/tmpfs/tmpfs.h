@@ -28,6 +28,7 @@ class Tmpfs final : public vfs::FileSystem {
 
   const char* type_name() const override { return type_name_; }
   RefPtr<vfs::Inode> root() override;
+  bool steady_names() const override { return true; }
   Result<vfs::StatFs> statfs() override;
   std::string source() const override { return source_; }
   std::string options() const override;

@@ -236,11 +236,21 @@ void handle_syscall(Context& ctx) {
   }
   if (nr == kNrExitGroup) release_robust_list(slot);
   if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
+  NameQuery query;
+  const bool named = is_name_query(ctx, nr, query);
+  if (named && known_error(query, ret)) {
+    ++slot.counters.tier0;
+    regs.rax = static_cast<u64>(ret);
+    return;
+  }
   u16 in_mask = copy_arguments(ctx, nr);
   slot.nr = nr;
   slot.in_mask = static_cast<u16>(in_mask | (ctx.seen ? kSeen : 0));
   for (int i = 0; i < 6; ++i) slot.args[i] = ctx.args[i];
-  ask_sentry(ctx, RequestKind::kSyscall);
+  const Command command = ask_sentry(ctx, RequestKind::kSyscall);
+  if (named && command == Command::kReturn && (slot.out_count & kSteadyName) != 0) {
+    learn_error(query, static_cast<i64>(regs.rax));
+  }
 }
 
 extern "C" void stub_patched(GuestRegs* regs) {

@@ -126,7 +126,9 @@ extern "C" [[noreturn]] void template_main(const TemplateArgs* args) {
   unmap(kReservedEnd, vdso_begin);
   unmap(vdso_end, kUserEnd);
   unmap(kStubBase + kStubSize, kStubData);
-  unmap(kStubData + kStubDataBytes, kStacksBase);
+  unmap(kStubData + kStubDataBytes, kNamesBase);
+  unmap(kNamesBase + kNamesBytes, kBoard);
+  unmap(kBoard + kBoardBytes, kStacksBase);
   slot.nr = 0;
   submit(slot, RequestKind::kTemplate);
   serve_commands();

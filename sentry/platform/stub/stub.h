@@ -131,7 +131,10 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 
 enum Nr : u32 {
   kNrRead = 0,
+  kNrOpen = 2,
+  kNrStat = 4,
   kNrFstat = 5,
+  kNrLstat = 6,
   kNrLseek = 8,
   kNrMmap = 9,
   kNrMprotect = 10,
@@ -142,6 +145,7 @@ enum Nr : u32 {
   kNrSigreturn = 15,
   kNrIoctl = 16,
   kNrPread64 = 17,
+  kNrAccess = 21,
   kNrSchedYield = 24,
   kNrMremap = 25,
   kNrMincore = 27,
@@ -152,6 +156,7 @@ enum Nr : u32 {
   kNrFork = 57,
   kNrVfork = 58,
   kNrExit = 60,
+  kNrReadlink = 89,
   kNrGetrusage = 98,
   kNrGetuid = 102,
   kNrGetgid = 104,
@@ -163,7 +168,10 @@ enum Nr : u32 {
   kNrPrctl = 157,
   kNrGettid = 186,
   kNrFutex = 202,
+  kNrOpenat = 257,
   kNrNewfstatat = 262,
+  kNrReadlinkat = 267,
+  kNrFaccessat = 269,
   kNrSetTidAddress = 218,
   kNrClockGettime = 228,
   kNrClockGetres = 229,
@@ -262,6 +270,15 @@ void walk_robust_list(u64 head, u32 guest_tid);
 // The thread's own list, before it ends.
 void release_robust_list(Slot& slot);
 bool touches_reserved(u64 addr, u64 length);
+// names.cc: calls that look for a path, and errors they had before.
+struct NameQuery {
+  u64 names, flags;
+  u32 nr, length;
+  char text[88];
+};
+bool is_name_query(const Context& ctx, u32 nr, NameQuery& query);
+bool known_error(const NameQuery& query, i64& ret);
+void learn_error(const NameQuery& query, i64 ret);
 // file.cc: calls on a descriptor whose position is lent, of these: read, pread64, lseek, fstat, newfstatat without a
 // name, ioctl(TCGETS). False: the sentry's.
 bool do_file(Context& ctx, u32 nr, i64& ret);

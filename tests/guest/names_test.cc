@@ -1,0 +1,244 @@
+// Paths that are asked for again and again: what was not there is found as soon as it is, by whoever makes it.
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <atomic>
+#include <thread>
+
+#include "guest.h"
+using namespace guest;
+
+namespace {
+
+// Where the test is, as an absolute path.
+std::string here() {
+  char text[4096];
+  CHECK(getcwd(text, sizeof(text)) != nullptr);
+  return text;
+}
+
+// Nothing is there, in all the ways that are asked; often, so that short ways are in use.
+void missing(const std::string& path) {
+  struct stat st;
+  char text[100];
+  for (int i = 0; i < 3; ++i) {
+    FAILS(stat(path.c_str(), &st), ENOENT);
+    FAILS(lstat(path.c_str(), &st), ENOENT);
+    FAILS(access(path.c_str(), F_OK), ENOENT);
+    FAILS(open(path.c_str(), O_RDONLY), ENOENT);
+    FAILS(readlink(path.c_str(), text, sizeof(text)), ENOENT);
+    FAILS(fstatat(AT_FDCWD, path.c_str(), &st, 0), ENOENT);
+    FAILS(faccessat(AT_FDCWD, path.c_str(), R_OK, 0), ENOENT);
+  }
+}
+
+void present(const std::string& path) {
+  struct stat st;
+  OK(stat(path.c_str(), &st));
+  OK(lstat(path.c_str(), &st));
+  OK(access(path.c_str(), F_OK));
+  OK(close(OK(open(path.c_str(), O_RDONLY))));
+  OK(fstatat(AT_FDCWD, path.c_str(), &st, 0));
+}
+
+void no_link(const std::string& path) {
+  char text[100];
+  for (int i = 0; i < 3; ++i) {
+    FAILS(readlink(path.c_str(), text, sizeof(text)), EINVAL);
+    FAILS(readlinkat(AT_FDCWD, path.c_str(), text, sizeof(text)), EINVAL);
+  }
+}
+
+std::string link_of(const std::string& path) {
+  char text[100];
+  ssize_t n = OK(readlink(path.c_str(), text, sizeof(text)));
+  return {text, (size_t)n};
+}
+
+}  // namespace
+
+TEST(names, made_and_removed) {
+  const std::string name = here() + "/x";
+  for (int round = 0; round < 3; ++round) {
+    missing(name);
+    OK(close(OK(open("x", O_CREAT | O_WRONLY, 0644))));
+    present(name);
+    OK(unlink("x"));
+    missing(name);
+    OK(mkdir("x", 0755));
+    present(name);
+    OK(rmdir("x"));
+    missing(name);
+    OK(symlink("nowhere", "x"));
+    CHECK_STR(link_of(name), "nowhere");
+    OK(unlink("x"));
+    missing(name);
+    OK(mknod("x", S_IFIFO | 0644, 0));
+    struct stat st;
+    OK(stat(name.c_str(), &st));
+    OK(unlink("x"));
+    missing(name);
+    spew("y", "text");
+    OK(link("y", "x"));
+    present(name);
+    OK(unlink("x"));
+    missing(name);
+    OK(rename("y", "x"));
+    present(name);
+    missing(here() + "/y");
+    OK(rename("x", "y"));
+    missing(name);
+    present(here() + "/y");
+    int s = OK(socket(AF_UNIX, SOCK_STREAM, 0));
+    sockaddr_un address{AF_UNIX, "x"};
+    OK(bind(s, (sockaddr*)&address, sizeof(address)));
+    OK(stat(name.c_str(), &st));
+    OK(close(s));
+    OK(unlink("x"));
+  }
+}
+
+TEST(names, by_others) {
+  const std::string name = here() + "/x";
+  for (int round = 0; round < 10; ++round) {
+    missing(name);
+    WAIT_OK(spawn([&] { return open(name.c_str(), O_CREAT | O_WRONLY, 0644) >= 0 ? 0 : 1; }));
+    present(name);
+    WAIT_OK(spawn([&] { return unlink("x"); }));
+    missing(name);
+    std::thread([&] { OK(mkdir("x", 0755)); }).join();
+    present(name);
+    std::thread([&] { OK(rmdir("x")); }).join();
+  }
+}
+
+TEST(names, directories_on_the_way) {
+  OK(mkdir("d", 0755));
+  const std::string name = here() + "/d/e/f";
+  missing(name);
+  OK(mkdir("d/e", 0755));
+  missing(name);
+  OK(mkdir("other", 0755));
+  spew("other/f", "text");
+  OK(rmdir("d/e"));
+  OK(symlink("../other", "d/e"));
+  present(name);
+  no_link(name);
+  OK(unlink("d/e"));
+  missing(name);
+  OK(rename("other", "d/e"));
+  present(name);
+  // A file in the place of a directory.
+  OK(rename("d/e/f", "d/f"));
+  OK(rmdir("d/e"));
+  spew("d/e", "text");
+  struct stat st;
+  for (int i = 0; i < 3; ++i) FAILS(stat(name.c_str(), &st), ENOTDIR);
+  OK(unlink("d/e"));
+  missing(name);
+}
+
+TEST(names, links) {
+  spew("f", "text");
+  const std::string name = here() + "/f";
+  for (int round = 0; round < 3; ++round) {
+    no_link(name);
+    OK(rename("f", "g"));
+    OK(symlink("g", "f"));
+    CHECK_STR(link_of(name), "g");
+    OK(unlink("f"));
+    OK(rename("g", "f"));
+  }
+  // Followed or not.
+  const std::string dangling = here() + "/l";
+  OK(symlink("target", "l"));
+  struct stat st;
+  for (int i = 0; i < 3; ++i) {
+    FAILS(stat(dangling.c_str(), &st), ENOENT);
+    OK(lstat(dangling.c_str(), &st));
+    FAILS(fstatat(AT_FDCWD, dangling.c_str(), &st, 0), ENOENT);
+    OK(fstatat(AT_FDCWD, dangling.c_str(), &st, AT_SYMLINK_NOFOLLOW));
+    FAILS(open(dangling.c_str(), O_RDONLY), ENOENT);
+    FAILS(open(dangling.c_str(), O_RDONLY | O_NOFOLLOW), ELOOP);
+  }
+  spew("target", "text");
+  OK(stat(dangling.c_str(), &st));
+}
+
+// Processes, and descriptors of our own, come and go without anybody making a name.
+TEST(names, proc) {
+  char text[100];
+  for (int round = 0; round < 5; ++round) {
+    int fd = OK(dup(1));
+    const std::string link = "/proc/self/fd/" + std::to_string(fd);
+    OK(close(fd));
+    FAILS(readlink(link.c_str(), text, sizeof(text)), ENOENT);
+    CHECK_EQ(OK(dup(1)), fd);
+    OK(readlink(link.c_str(), text, sizeof(text)));
+    OK(close(fd));
+    FAILS(readlink(link.c_str(), text, sizeof(text)), ENOENT);
+    pid_t pid = spawn([] {
+      sleep_ms(10000);
+      return 0;
+    });
+    const std::string directory = "/proc/" + std::to_string(pid);
+    struct stat st;
+    OK(stat(directory.c_str(), &st));
+    OK(kill(pid, SIGKILL));
+    wait_status(pid);
+    FAILS(stat(directory.c_str(), &st), ENOENT);
+  }
+}
+
+TEST(names, rights_and_roots) {
+  if (geteuid() != 0) SKIP("not root");
+  OK(mkdir("d", 0700));
+  OK(chmod(".", 0755));
+  const std::string inside = here() + "/d/x", root_file = "/names-root-file";
+  missing(inside);
+  missing(root_file);
+  WAIT_OK(spawn([&] {
+    missing(inside);
+    OK(seteuid(12345));
+    struct stat st;
+    FAILS(stat(inside.c_str(), &st), EACCES);
+    return 0;
+  }));
+  OK(chmod("d", 0));
+  missing(inside);
+  spew("names-root-file", "text");
+  WAIT_OK(spawn([&] {
+    missing(root_file);
+    OK(chroot("."));
+    present(root_file);
+    return 0;
+  }));
+  missing(root_file);
+}
+
+// Each thread that looks after another has made it finds it; what was removed before it looked is gone.
+TEST(names, in_turns) {
+  const std::string name = here() + "/x";
+  std::atomic<int> turn{0};
+  std::atomic<bool> bad{false};
+  std::thread looker([&] {
+    struct stat st;
+    for (int i = 0; i < 300; ++i) {
+      while (turn != 2 * i + 1) stat(name.c_str(), &st);
+      bad = bad || stat(name.c_str(), &st) != 0;
+      turn = 2 * i + 2;
+    }
+  });
+  for (int i = 0; i < 300; ++i) {
+    OK(close(OK(open("x", O_CREAT | O_WRONLY, 0644))));
+    turn = 2 * i + 1;
+    while (turn != 2 * i + 2) sched_yield();
+    OK(unlink("x"));
+    struct stat st;
+    FAILS(stat(name.c_str(), &st), ENOENT);
+  }
+  looker.join();
+  CHECK(!bad);
+}
