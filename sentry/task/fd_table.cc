@@ -122,8 +122,9 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   Slot& slot = slots_[static_cast<size_t>(fd)];
   platform::LeaseTerms terms;
   terms.with_stat = thread.rang_for_call();
-  // With a watch anywhere each read is to be seen.
-  if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notify_active() || !file->lendable(terms)) return;
+  // Where somebody watches reads each one is to be seen.
+  if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms))
+    return;
   thread.lend_position(slot.lease, fd, id_, file->position, terms);
 }
 

@@ -5,7 +5,8 @@
 namespace sbx::vfs {
 namespace notify_detail {
 u64 watches = 0;
-}
+u64 access_watches = 0;
+}  // namespace notify_detail
 
 namespace {
 
@@ -20,10 +21,17 @@ constexpr u32 kAlways = IN_IGNORED | IN_UNMOUNT;
 
 }  // namespace
 
-NotifyWatch::NotifyWatch(RefPtr<Inode> inode, u32 m) : mask(m), fs_(&inode->fs()), inode_(std::move(inode)) {
+NotifyWatch::NotifyWatch(RefPtr<Inode> inode, u32 mask) : fs_(&inode->fs()), inode_(std::move(inode)) {
   if (!inode_->notify_state) inode_->notify_state = std::make_shared<State>();
   state_of(*inode_)->watches.push_back(this);
   ++notify_detail::watches;
+  set_mask(mask);
+}
+
+void NotifyWatch::set_mask(u32 mask) {
+  if ((mask_ & IN_ACCESS) != 0) --notify_detail::access_watches;
+  mask_ = mask;
+  if ((mask_ & IN_ACCESS) != 0) ++notify_detail::access_watches;
 }
 
 NotifyWatch::~NotifyWatch() {
@@ -31,6 +39,7 @@ NotifyWatch::~NotifyWatch() {
   std::erase(state->watches, this);
   if (state->watches.empty()) inode_->notify_state.reset();
   --notify_detail::watches;
+  set_mask(0);
 }
 
 void for_each_watch(Inode& inode, const std::function<void(NotifyWatch&)>& visit) {
@@ -47,7 +56,7 @@ namespace notify_detail {
 void inode_event(Inode& inode, u32 events, u32 cookie, std::string_view name) {
   if (!inode.notify_state) return;
   for_each_watch(inode, [&](NotifyWatch& watch) {
-    if ((events & (watch.mask | kAlways) & (IN_ALL_EVENTS | kAlways)) != 0) watch.on_event(events, cookie, name);
+    if ((events & (watch.mask() | kAlways) & (IN_ALL_EVENTS | kAlways)) != 0) watch.on_event(events, cookie, name);
   });
 }
 
@@ -59,8 +68,8 @@ void dentry_event(Dentry& dentry, u32 events, u32 cookie) {
   if (Dentry* parent = dentry.parent();
       parent != nullptr && parent->inode() != nullptr && parent->inode()->notify_state) {
     for_each_watch(*parent->inode(), [&](NotifyWatch& watch) {
-      if ((events & watch.mask & IN_ALL_EVENTS) == 0) return;
-      if (dentry.deleted() && (watch.mask & IN_EXCL_UNLINK) != 0) return;
+      if ((events & watch.mask() & IN_ALL_EVENTS) == 0) return;
+      if (dentry.deleted() && (watch.mask() & IN_EXCL_UNLINK) != 0) return;
       watch.on_event(events, cookie, dentry.name());
     });
   }

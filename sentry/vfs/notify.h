@@ -20,13 +20,15 @@ class NotifyWatch {
   NotifyWatch& operator=(const NotifyWatch&) = delete;
 
   Inode* inode() const { return inode_.get(); }
-  u32 mask = 0;
+  u32 mask() const { return mask_; }
+  void set_mask(u32 mask);
   // An event that `mask` selects (IN_IGNORED and IN_UNMOUNT always), IN_ISDIR included; name is empty for the object
   // itself. Kernel lock held; must not park; must not destroy other watches. It may destroy this one only on IN_IGNORED
   // (the object is gone and nothing more will come) or with IN_ONESHOT in the mask.
   virtual void on_event(u32 events, u32 cookie, std::string_view name) = 0;
 
  private:
+  u32 mask_ = 0;
   RefPtr<FileSystem> fs_;  // outlives the inode, whatever is unmounted meanwhile
   RefPtr<Inode> inode_;
 };
@@ -35,7 +37,8 @@ class NotifyWatch {
 void for_each_watch(Inode& inode, const std::function<void(NotifyWatch&)>& visit);
 
 namespace notify_detail {
-extern u64 watches;  // in the whole system
+extern u64 watches;         // in the whole system
+extern u64 access_watches;  // those that want IN_ACCESS
 void dentry_event(Dentry& dentry, u32 events, u32 cookie);
 void inode_event(Inode& inode, u32 events, u32 cookie, std::string_view name);
 void removed(Dentry& dentry);
@@ -45,6 +48,8 @@ void unused(Inode& inode);
 }  // namespace notify_detail
 
 inline bool notify_active() { return notify_detail::watches != 0; }
+// Somebody wants to hear of reads.
+inline bool notifies_reads() { return notify_detail::access_watches != 0; }
 
 // Something happened to the object a dentry names: told to its watches and, with the name, to its directory's.
 inline void notify_dentry(Dentry& dentry, u32 events) {

@@ -28,7 +28,7 @@ class Inotify::Watch final : public vfs::NotifyWatch {
       owner_.end_watch(wd_);  // destroys this
       return;
     }
-    bool last = mask & IN_ONESHOT;
+    bool last = mask() & IN_ONESHOT;
     Inotify& owner = owner_;
     int wd = wd_;
     owner.queue_event({wd, events, cookie, std::string(name)});
@@ -65,6 +65,11 @@ void Inotify::end_watch(int wd) {
   watches_.erase(wd);
 }
 
+// Reads that the sentry does not see make no events.
+void Inotify::see_reads() {
+  if (vfs::notifies_reads()) platform::take_back_positions();
+}
+
 Result<int> Inotify::add_watch(const RefPtr<vfs::Inode>& inode, u32 mask) {
   if ((mask & ~kKnown) || !(mask & kWantable)) return Errno::kInval;
   if ((mask & IN_MASK_ADD) && (mask & IN_MASK_CREATE)) return Errno::kInval;
@@ -76,13 +81,14 @@ Result<int> Inotify::add_watch(const RefPtr<vfs::Inode>& inode, u32 mask) {
   });
   if (known != nullptr) {
     if (mask & IN_MASK_CREATE) return Errno::kExist;
-    known->mask = mask & IN_MASK_ADD ? known->mask | wanted : wanted;
+    known->set_mask(mask & IN_MASK_ADD ? known->mask() | wanted : wanted);
+    see_reads();
     return known->wd();
   }
   if (watches_.size() >= kMaxWatches) return Errno::kNospc;
   int wd = ++last_wd_;
   watches_[wd] = std::make_unique<Watch>(*this, wd, inode, wanted);
-  platform::take_back_positions();  // reads that the sentry does not see make no events
+  see_reads();
   return wd;
 }
 
@@ -135,7 +141,7 @@ std::string Inotify::fdinfo() {
     if (auto attr = watch->inode()->attr()) ino = attr->ino;
     out += str_printf("inotify wd:%d ino:%llx sdev:%llx mask:%x ignored_mask:0\n", wd,
                       static_cast<unsigned long long>(ino), static_cast<unsigned long long>(watch->inode()->fs().dev()),
-                      watch->mask);
+                      watch->mask());
   }
   return out;
 }

@@ -24,6 +24,7 @@ class Inotify final : public vfs::File {
   Result<void> remove_watch(int wd);
 
  private:
+  static void see_reads();
   class Watch;
   struct Event {
     int wd;
