@@ -28,7 +28,7 @@ import server_cases  # noqa: E402
 import systemd_cases  # noqa: E402
 
 PACKAGES = ("iproute2,iputils-ping,curl,nginx-light,redis-server,redis-tools,postgresql,openssh-server,openssh-client,"
-            "nodejs,iperf3")
+            "nodejs,iperf3,caddy")
 CASES = {"docker": docker_cases.CASES + server_cases.CASES, "containerd": containerd_cases.CASES, "cri": cri_cases.CASES,
          "podman": podman_cases.CASES, "rootless": podman_cases.ROOTLESS,
          "systemd": systemd_cases.CASES}

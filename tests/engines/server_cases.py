@@ -34,6 +34,13 @@ for i in 1 2 3 4 5 6 7 8; do curl -s http://127.0.0.1:18181/f | sha256sum & done
 bg --name cj -p 127.0.0.1:18182:80 $I node -e 'const h=require("http");let n=0;h.createServer((q,r)=>{let b="";q.on("data",d=>b+=d);q.on("end",()=>{n++;r.end(q.method+" "+b.length+"\n")})}).listen(80)'
 wait_for curl -sf http://127.0.0.1:18182/; head -c 3000000 /dev/zero | curl -s --data-binary @- http://127.0.0.1:18182/; wrk -t1 -c100 -d${LOAD:-5} http://127.0.0.1:18182/ | grep -cE 'Non-2xx|Socket errors'; docker stop -t 1 cj
 """),
+    # A server written in Go.
+    ("caddy", r"""
+bg --name cg -p 127.0.0.1:18183:80 $I sh -c 'mkdir /w; seq 300000 >/w/big; head -c 1024 /dev/zero >/w/k; exec caddy file-server --root /w --listen :80'
+wait_for curl -sf http://127.0.0.1:18183/k; curl -s http://127.0.0.1:18183/big | sha256sum; curl -s -r 100-199 http://127.0.0.1:18183/big | sha256sum
+wrk -t2 -c100 -d${LOAD:-5} http://127.0.0.1:18183/k | grep -cE 'Non-2xx|Socket errors'; docker exec cg curl -s http://127.0.0.1/big | sha256sum
+(timeout 20 wrk -t1 -c50 -d8 http://127.0.0.1:18183/k >/dev/null; echo client $?) & sleep 2; docker kill cg >/dev/null; docker wait cg; wait
+""", {"timeout": 90}),
     ("ssh", r"""
 t=$(mktemp -d); ssh-keygen -q -t ed25519 -N '' -f $t/k; bg --name cs -p 127.0.0.1:18122:22 -v $t/k.pub:/k.pub:ro $I sh -c 'mkdir -p /run/sshd /root/.ssh; cp /k.pub /root/.ssh/authorized_keys; chown -R 0 /root/.ssh; chmod 700 /root/.ssh; ssh-keygen -A >/dev/null; exec /usr/sbin/sshd -D'
 S="-q -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i $t/k"; wait_for ssh $S -p 18122 root@127.0.0.1 true
