@@ -192,6 +192,7 @@ class GuestThreadImpl final : public GuestThread {
   void limit_memory(u64 address_space, u64 data) override;
   i32 host_tid() const override { return host_ ? host_->tid : 0; }
   RefPtr<AddressSpace> address_space() const override;
+  const void* memory() const override { return host_ != nullptr ? host_->process->area.get() : nullptr; }
   StubUsage usage() const override;
   u64 last_ip() const override { return host_ ? __atomic_load_n(&host_->slot().ip, __ATOMIC_RELAXED) : 0; }
   u64 last_sp() const override { return host_ ? __atomic_load_n(&host_->slot().sp, __ATOMIC_RELAXED) : 0; }
@@ -272,6 +273,7 @@ class PlatformImpl final : public Platform {
   void stop() override;
   void host_child_exited(i32 pid, i32 wait_status) override;
   void names_changed() override { __atomic_fetch_add(&board_->names, 1, __ATOMIC_SEQ_CST); }
+  void views_differ() override { __atomic_store_n(&board_->views_differ, 1, __ATOMIC_SEQ_CST); }
   std::string debug_state() const override;
 
   // Answers the notification (0 in rax); false if the stub left its doorbell: it will ring again.

@@ -34,6 +34,8 @@ struct Board {
   // that a path gave, where all directories on its way change by our calls only (kSteadyName), is so as long as this is
   // the same, and for a tenth of a second: the host may do something, too.
   unsigned long long names;
+  // Not 0: two that share a memory see different trees of files. Nothing of the kind is believed any more.
+  unsigned long long views_differ;
 };
 
 constexpr u64 kStacksBase = 0x71000000;

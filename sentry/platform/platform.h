@@ -258,6 +258,8 @@ class GuestThread {
 
   virtual i32 host_tid() const = 0;
   virtual RefPtr<AddressSpace> address_space() const = 0;
+  // Equal for threads that share one memory, vfork children included; null: it has none.
+  virtual const void* memory() const = 0;
   virtual StubUsage usage() const = 0;
   // Registers at the last entry, for /proc/PID/syscall and debug dumps: ip and sp.
   virtual u64 last_ip() const = 0;
@@ -304,6 +306,8 @@ class Platform {
   virtual void host_child_exited(i32 pid, i32 wait_status) = 0;
   // Somebody changed what paths lead to, or may: what stubs know of it holds no longer (Board).
   virtual void names_changed() = 0;
+  // For good: tasks that share a memory, and so what stubs know, have different roots or mounts.
+  virtual void views_differ() = 0;
 
   // Counters by tier, traps, patches, doorbells are COUNTERs. Human-readable extra state for `sbx debug`.
   virtual std::string debug_state() const = 0;

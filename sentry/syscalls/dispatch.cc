@@ -76,11 +76,24 @@ Names names_of(u32 nr, const u64* args) {
   }
 }
 
+// A thread after unshare(CLONE_FS), or a child of vfork.
+bool shares_memory_with_another_view(const Task& task) {
+  for (const auto& [pid, group] : task::kernel().groups()) {
+    for (const auto& other : group->tasks) {
+      const bool together = &*other != &task && other->thread && other->thread->memory() == task.thread->memory();
+      if (together && (other->fs != task.fs || other->mounts != task.mounts)) return true;
+    }
+  }
+  return false;
+}
+
 // What a stub may go by when the same path is asked for again (platform/layout.h, Board).
 void tell_of_names(Task& task, u32 nr, const u64* args, i64 result, u64 unsteady) {
   const Names names = names_of(nr, args);
   if (names == Names::kNone) return;
   if (names == Names::kChanged) {
+    const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare;
+    if (moves && shares_memory_with_another_view(task)) task::kernel().platform->views_differ();
     task::kernel().platform->names_changed();
     return;
   }

@@ -44,7 +44,7 @@ Result<i64> sys_close(Task& task, Fd fd) {
 
 Result<i64> sys_close_range(Task& task, UInt first, UInt last, Hex flags) {
   if ((flags.v & ~u64{CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC}) || first > last) return Errno::kInval;
-  if ((flags.v & CLOSE_RANGE_UNSHARE) && task.fds->ref_count() > 1) task.fds = task.fds->clone();
+  if (flags.v & CLOSE_RANGE_UNSHARE) task.own_descriptors();
   RefPtr<task::FdTable> fds = task.fds;
   if (flags.v & CLOSE_RANGE_CLOEXEC) {
     fds->set_cloexec_range(first, last);

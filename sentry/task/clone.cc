@@ -156,7 +156,7 @@ Result<void> unshare_task(Task& task, u64 flags) {
   if ((flags & kProcess) != 0 && task.group->tasks.size() > 1) return Errno::kInval;
   TRY(check_namespaces(task, flags));
   if ((flags & (CLONE_FS | CLONE_NEWNS)) != 0 && task.fs->ref_count() > 1) task.fs = make_ref<FsContext>(*task.fs);
-  if ((flags & CLONE_FILES) != 0 && task.fds->ref_count() > 1) task.fds = task.fds->clone();
+  if ((flags & CLONE_FILES) != 0) task.own_descriptors();
   if ((flags & CLONE_NEWUTS) != 0) task.uts = make_ref<UtsNamespace>(*task.uts);
   if ((flags & CLONE_NEWNS) != 0) {
     std::function<vfs::Path(const vfs::Path&)> translate;

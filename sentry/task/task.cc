@@ -41,6 +41,12 @@ void Task::publish_watch() {
   thread->watch_calls({traced || filtered, calls || filtered, calls, traced});
 }
 
+void Task::own_descriptors() {
+  if (fds->ref_count() == 1) return;
+  fds = fds->clone();
+  publish_watch();  // what its process was lent is of the other table
+}
+
 void Task::publish_identity() {
   platform::GuestThread::Identity id{};
   id.pid = group->pid;

@@ -82,6 +82,8 @@ class Task {
   void publish_identity();
   // Tells the stub which calls are to come in: after changes of trace and seccomp.
   void publish_watch();
+  // A table of its own if it shares one (unshare(2), CLONE_FILES).
+  void own_descriptors();
 
   Task(i32 tid, RefPtr<ThreadGroup> group);
   ~Task();

@@ -218,6 +218,37 @@ TEST(names, rights_and_roots) {
   missing(root_file);
 }
 
+// Two roots in one memory.
+TEST(names, views_apart) {
+  if (geteuid() != 0) SKIP("not root");
+  OK(mkdir("jail", 0755));
+  spew("jail/only-inside", "text");
+  spew("only-outside", "text");
+  const std::string inside = "/only-inside", outside = here() + "/only-outside";
+  missing(inside);
+  present(outside);
+  std::atomic<int> turn{0};
+  std::atomic<bool> bad{false};
+  std::thread other([&] {
+    OK(unshare(CLONE_FS));
+    OK(chroot("jail"));
+    struct stat st;
+    for (int i = 0; i < 200; ++i) {
+      bad = bad || stat(inside.c_str(), &st) != 0 || stat(outside.c_str(), &st) == 0;
+      turn = 2 * i + 1;
+      while (turn != 2 * i + 2) sched_yield();
+    }
+  });
+  struct stat st;
+  for (int i = 0; i < 200; ++i) {
+    while (turn != 2 * i + 1) sched_yield();
+    bad = bad || stat(inside.c_str(), &st) == 0 || stat(outside.c_str(), &st) != 0;
+    turn = 2 * i + 2;
+  }
+  other.join();
+  CHECK(!bad);
+}
+
 // Each thread that looks after another has made it finds it; what was removed before it looked is gone.
 TEST(names, in_turns) {
   const std::string name = here() + "/x";

@@ -303,6 +303,11 @@ TEST(positions, tables_apart) {
   for (int i = 0; i < 8; ++i) CHECK_EQ(read(fd, first, 100), 100);
   std::atomic<bool> apart{false}, done{false}, bad{false};
   std::thread other([&] {
+    char own[100];
+    int mine_before = OK(open("b", O_RDONLY));
+    for (int i = 0; i < 8; ++i) CHECK_EQ(read(mine_before, own, 100), 100);
+    for (int i = 0; i < 4; ++i) CHECK_EQ(lseek(mine_before, 0, SEEK_SET), 0);
+    OK(close(mine_before));
     OK(unshare(CLONE_FILES));
     OK(close(fd));
     int mine = OK(open("b", O_RDONLY));

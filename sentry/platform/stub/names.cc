@@ -40,7 +40,8 @@ bool same(const Entry& e, const NameQuery& q) {
   return true;
 }
 
-u64 names_now() { return __atomic_load_n(&reinterpret_cast<const Board*>(kBoard)->names, __ATOMIC_ACQUIRE); }
+const Board& board() { return *reinterpret_cast<const Board*>(kBoard); }
+u64 names_now() { return __atomic_load_n(&board().names, __ATOMIC_ACQUIRE); }
 
 u64 cycles() {
   u32 low, high;
@@ -68,6 +69,7 @@ bool is_name_query(const Context& ctx, u32 nr, NameQuery& q) {
   }
   if ((nr == kNrOpen || nr == kNrOpenat) && (q.flags & kCreate) != 0) return false;
   const Slot& slot = *ctx.slot;
+  if (__atomic_load_n(&board().views_differ, __ATOMIC_RELAXED) != 0) return false;
   if (path == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
   // Absolute ones only: what others mean changes with the working directory.
   char first = 0;
