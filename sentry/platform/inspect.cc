@@ -116,6 +116,7 @@ void GuestThreadImpl::watch_calls(const Watch& watch) {
   Slot& s = host_->slot();
   s.report_all = watch.emulated || platform_.options.report_all_syscalls;
   s.see_native = (watch.before ? kSeeBefore : 0) | (watch.after ? kSeeAfter : 0);
+  s.no_names = watch.names;
   s.positions = 0;  // lent again where that is still right
   s.patch_off = watch.text || !platform_.options.patch;
 }

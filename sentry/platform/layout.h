@@ -277,6 +277,7 @@ struct alignas(64) Slot {
   u32 step;                            // reply, with report_all: SIGTRAP after one instruction
   u32 report_clone;                    // with Command::kClone: kCloned for any kind of it
   u32 see_native;                      // sentry: kSeeBefore, kSeeAfter
+  u32 no_names;                        // sentry: known errors of paths are not for this thread
   u32 positions;                       // sentry: the leases of the process are of this thread's descriptors
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);

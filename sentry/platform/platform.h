@@ -253,6 +253,7 @@ class GuestThread {
     bool before = false;    // the others are announced: kNativeCall
     bool after = false;     // and their results: kNativeDone
     bool text = false;      // the guest's text stays as it is: nothing more is patched
+    bool names = false;     // no known errors of paths: its filters want to see such calls
   };
   virtual void watch_calls(const Watch& watch) = 0;
 

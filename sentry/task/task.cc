@@ -38,7 +38,12 @@ void Task::publish_watch() {
   const bool traced = trace && trace->tracer != nullptr;
   const bool filtered = seccomp && seccomp->watches_native();
   const bool calls = traced && trace->syscalls;
-  thread->watch_calls({traced || filtered, calls || filtered, calls, traced});
+  bool names = false;
+  for (u32 nr : {SYS_open, SYS_openat, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_newfstatat, SYS_readlinkat,
+                 SYS_faccessat}) {
+    names |= seccomp && !seccomp->always_allows(nr);
+  }
+  thread->watch_calls({traced || filtered, calls || filtered, calls, traced, names});
 }
 
 void Task::own_descriptors() {

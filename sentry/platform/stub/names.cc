@@ -70,7 +70,7 @@ bool is_name_query(const Context& ctx, u32 nr, NameQuery& q) {
   if ((nr == kNrOpen || nr == kNrOpenat) && (q.flags & kCreate) != 0) return false;
   const Slot& slot = *ctx.slot;
   if (__atomic_load_n(&board().views_differ, __ATOMIC_RELAXED) != 0) return false;
-  if (path == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
+  if (path == 0 || slot.report_all != 0 || slot.see_native != 0 || slot.no_names != 0) return false;
   // Absolute ones only: what others mean changes with the working directory.
   char first = 0;
   if (!copy_in(&first, path, 1) || first != '/') return false;
