@@ -76,7 +76,7 @@ Names names_of(u32 nr, const u64* args) {
   }
 }
 
-// A thread after unshare(CLONE_FS), or a child of vfork.
+// A thread after unshare(CLONE_FS), or a child of vfork; one of clone(CLONE_VM | CLONE_NEWNS) when it mounts.
 bool shares_memory_with_another_view(const Task& task) {
   for (const auto& [pid, group] : task::kernel().groups()) {
     for (const auto& other : group->tasks) {
@@ -92,7 +92,8 @@ void tell_of_names(Task& task, u32 nr, const u64* args, i64 result, u64 unsteady
   const Names names = names_of(nr, args);
   if (names == Names::kNone) return;
   if (names == Names::kChanged) {
-    const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare;
+    const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare ||
+                       nr == SYS_mount || nr == SYS_umount2;
     if (moves && shares_memory_with_another_view(task)) task::kernel().platform->views_differ();
     task::kernel().platform->names_changed();
     return;

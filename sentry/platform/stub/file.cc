@@ -11,11 +11,7 @@ constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
 
 SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
 
-bool is_sure(const SlotLease& lease) {
-  u32 low, high;
-  asm volatile("rdtsc" : "=a"(low), "=d"(high));
-  return (static_cast<u64>(high) << 32 | low) - __atomic_load_n(&lease.lent_at, __ATOMIC_RELAXED) < kIsSure;
-}
+bool is_sure(const SlotLease& lease) { return cycles() - __atomic_load_n(&lease.lent_at, __ATOMIC_RELAXED) < kIsSure; }
 
 // What was read of the lease together with `word` belongs to it.
 bool still(const SlotLease& lease, u64 word) {

@@ -7,7 +7,7 @@ namespace {
 
 constexpr u32 kEntries = 512;
 constexpr u64 kLongest = 88;  // with its NUL
-constexpr i64 kEnoent = 2, kEnotdir = 20, kEinval22 = 22;
+constexpr i64 kEnoent = 2, kEnotdir = 20;
 constexpr u64 kCreate = 0x40;
 
 // `busy` is odd while a thread writes; who meets that, or a change, does without.
@@ -42,12 +42,6 @@ bool same(const Entry& e, const NameQuery& q) {
 
 const Board& board() { return *reinterpret_cast<const Board*>(kBoard); }
 u64 names_now() { return __atomic_load_n(&board().names, __ATOMIC_ACQUIRE); }
-
-u64 cycles() {
-  u32 low, high;
-  asm volatile("rdtsc" : "=a"(low), "=d"(high));
-  return static_cast<u64>(high) << 32 | low;
-}
 
 }  // namespace
 
@@ -95,7 +89,7 @@ bool known_error(const NameQuery& q, i64& ret) {
 
 void learn_error(const NameQuery& q, i64 ret) {
   const bool link = q.nr == kNrReadlink || q.nr == kNrReadlinkat;
-  if (ret != -kEnoent && ret != -kEnotdir && !(link && ret == -kEinval22)) return;
+  if (ret != -kEnoent && ret != -kEnotdir && !(link && ret == -kEinval)) return;
   Entry& e = entry_of(q);
   u32 busy = __atomic_load_n(&e.busy, __ATOMIC_RELAXED);
   if ((busy & 1) != 0 ||

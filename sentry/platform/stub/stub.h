@@ -116,6 +116,13 @@ struct ProcessData {
 static_assert(sizeof(ProcessData) <= kStubDataBytes);
 inline ProcessData& process() { return *reinterpret_cast<ProcessData*>(kStubData); }
 
+// The time stamp counter.
+inline u64 cycles() {
+  u32 low, high;
+  asm volatile("rdtsc" : "=a"(low), "=d"(high));
+  return static_cast<u64>(high) << 32 | low;
+}
+
 // ---- system calls ----
 inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u64 f = 0) {
   i64 ret;
