@@ -1,11 +1,13 @@
 // micro [ROW...]: nanoseconds of single operations, one line `name ns_per_op operations` each (all rows without
 // arguments). `operations` counts everything the row did, so that a caller can divide the CPU time it saw.
 // micro time PROGRAM [ARGUMENT...]: the wall time of one program, its output thrown away, as `time ns 1`.
+// micro again PROGRAM [ARGUMENT...]: the same, of its second run.
 // micro spin: keeps a processor busy until killed. One static file, so that it runs in any root filesystem.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -13,8 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -24,6 +29,7 @@
 enum { kPage = 4096, kMap = 64 << 10, kFaultPages = 1024, kChunk = 64 << 10, kBatches = 3 };
 static const double kBatchNs = 30e6;               // long against the clock and a time slice, short against a round
 static const char* const kFile = "/bench/file1m";  // 1 MiB, put there by bench/run
+static const char* const kOut = "/bench/x/out";
 
 static const char* self;  // this program, for exec
 static char buffer[kChunk];
@@ -218,11 +224,32 @@ static void open_close(long n) {
   for (long i = 0; i < n; i++) close(need(open(kFile, O_RDONLY), "open"));
 }
 
-static void pread_4k(long n) {
+static void pread_file(long n, size_t size) {
   int fd = need(open(kFile, O_RDONLY), "open");
   for (long i = 0; i < n; i++)
-    if (pread(fd, buffer, kPage, i % 256 * kPage) != kPage) die("pread");
+    if (pread(fd, buffer, size, i % 16 * kChunk) != (ssize_t)size) die("pread");
   close(fd);
+}
+
+static void pread_4k(long n) { pread_file(n, kPage); }
+static void pread_64k(long n) { pread_file(n, kChunk); }
+
+static void pwrite_file(long n, size_t size) {
+  int fd = need(open(kOut, O_RDWR | O_CREAT | O_TRUNC, 0600), "open");
+  for (long i = 0; i < n; i++)
+    if (pwrite(fd, buffer, size, i % 16 * kChunk) != (ssize_t)size) die("pwrite");
+  close(fd);
+  unlink(kOut);
+}
+
+static void pwrite_4k(long n) { pwrite_file(n, kPage); }
+static void pwrite_64k(long n) { pwrite_file(n, kChunk); }
+
+static void create_unlink(long n) {
+  for (long i = 0; i < n; i++) {
+    close(need(open(kOut, O_WRONLY | O_CREAT | O_EXCL, 0600), "open"));
+    need(unlink(kOut), "unlink");
+  }
 }
 
 static void read_1m(long n) {
@@ -235,24 +262,73 @@ static void read_1m(long n) {
   }
 }
 
-static void pipe_pingpong(long n) {
-  int there[2], back[2];
+static void pipe_write_read(long n) {
+  int ends[2];
+  need(pipe(ends), "pipe");
+  for (long i = 0; i < n; i++)
+    if (write(ends[1], buffer, 64) != 64 || read(ends[0], buffer, 64) != 64) die("pipe");
+  close(ends[0]);
+  close(ends[1]);
+}
+
+// One byte to another process and back, n times; `mine` are the ends this process reads and writes.
+static void pingpong(long n, const int mine[2], const int its[2]) {
   char byte = 0;
-  need(pipe(there), "pipe");
-  need(pipe(back), "pipe");
   pid_t child = need(fork(), "fork");
   if (child == 0) {
-    close(there[1]);
-    while (read(there[0], &byte, 1) == 1 && write(back[1], &byte, 1) == 1) continue;
+    close(mine[1]);
+    close(mine[0]);
+    while (read(its[0], &byte, 1) == 1 && write(its[1], &byte, 1) == 1) continue;
     _exit(0);
   }
-  close(there[0]);
-  close(back[1]);
+  close(its[0]);
+  if (its[1] != its[0]) close(its[1]);
   for (long i = 0; i < n; i++)
-    if (write(there[1], &byte, 1) != 1 || read(back[0], &byte, 1) != 1) die("pipe");
-  close(there[1]);
-  close(back[0]);
+    if (write(mine[1], &byte, 1) != 1 || read(mine[0], &byte, 1) != 1) die("ping-pong");
+  close(mine[1]);
+  if (mine[0] != mine[1]) close(mine[0]);
   wait_for(child);
+}
+
+static void pipe_pingpong(long n) {
+  int there[2], back[2];
+  need(pipe(there), "pipe");
+  need(pipe(back), "pipe");
+  pingpong(n, (int[]){back[0], there[1]}, (int[]){there[0], back[1]});
+}
+
+static void unix_pingpong(long n) {
+  int pair[2];
+  need(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
+  pingpong(n, (int[]){pair[0], pair[0]}, (int[]){pair[1], pair[1]});
+}
+
+static void tcp_pingpong(long n) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof address;
+  int listener = need(socket(AF_INET, SOCK_STREAM, 0), "socket"), client = need(socket(AF_INET, SOCK_STREAM, 0), "socket");
+  need(bind(listener, (struct sockaddr*)&address, size), "bind");
+  need(listen(listener, 1), "listen");
+  need(getsockname(listener, (struct sockaddr*)&address, &size), "getsockname");
+  need(connect(client, (struct sockaddr*)&address, size), "connect");
+  int server = need(accept(listener, NULL, NULL), "accept");
+  close(listener);
+  pingpong(n, (int[]){client, client}, (int[]){server, server});
+}
+
+// What an event loop does for one event.
+static void epoll_loop(long n) {
+  int epoll = need(epoll_create1(0), "epoll_create1"), event = need(eventfd(0, EFD_NONBLOCK), "eventfd");
+  struct epoll_event interest = {.events = EPOLLIN}, ready;
+  uint64_t value = 1;
+  need(epoll_ctl(epoll, EPOLL_CTL_ADD, event, &interest), "epoll_ctl");
+  for (long i = 0; i < n; i++) {
+    if (write(event, &value, sizeof value) != sizeof value) die("eventfd");
+    if (epoll_wait(epoll, &ready, 1, -1) != 1) die("epoll_wait");
+    if (read(event, &value, sizeof value) != sizeof value) die("eventfd");
+  }
+  close(event);
+  close(epoll);
 }
 
 static volatile sig_atomic_t signals;
@@ -290,8 +366,16 @@ static const struct {
     {"stat", stat_file},
     {"open-close", open_close},
     {"pread-4k", pread_4k},
+    {"pread-64k", pread_64k},
     {"read-1m", read_1m},
+    {"pwrite-4k", pwrite_4k},
+    {"pwrite-64k", pwrite_64k},
+    {"create-unlink", create_unlink},
+    {"pipe-write-read", pipe_write_read},
     {"pipe-pingpong", pipe_pingpong},
+    {"unix-pingpong", unix_pingpong},
+    {"tcp-pingpong", tcp_pingpong},
+    {"epoll-loop", epoll_loop},
     {"signal-self", signal_self},
 };
 
@@ -326,7 +410,7 @@ static void measure(const char* name, void (*body)(long n)) {
   fflush(stdout);
 }
 
-static int time_program(char** argv) {
+static double run_program(char** argv) {
   double start = now_ns();
   pid_t child = need(fork(), "fork");
   if (child == 0) {
@@ -336,8 +420,7 @@ static int time_program(char** argv) {
     _exit(127);
   }
   wait_for(child);
-  printf("time %.0f 1\n", now_ns() - start);
-  return 0;
+  return now_ns() - start;
 }
 
 int main(int argc, char** argv) {
@@ -347,7 +430,12 @@ int main(int argc, char** argv) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) cpu(1 << 20);
   }
-  if (argc > 2 && strcmp(argv[1], "time") == 0) return time_program(argv + 2);
+  int again = argc > 2 && strcmp(argv[1], "again") == 0;
+  if (again || (argc > 2 && strcmp(argv[1], "time") == 0)) {
+    if (again) run_program(argv + 2);
+    printf("time %.0f 1\n", run_program(argv + 2));
+    return 0;
+  }
   int known = argc == 1;
   for (size_t row = 0; row < sizeof kRows / sizeof kRows[0]; row++) {
     int wanted = argc == 1;

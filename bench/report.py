@@ -5,11 +5,10 @@ round (null where the row failed), in nanoseconds or bytes. Rounds of different 
 """
 import statistics
 
-# What sbx should reach, as ratios to the box named first.
-GOALS = {"cpu": ("native", 1.1), "getpid": ("native", 0.2), "null-call": ("native", 2),
-         "mmap-touch-munmap-64k": ("native", 1.1), "page-fault": ("native", 1.1), "futex-pingpong": ("native", 1.1),
-         "fork-wait": ("native", 2.5), "fork-exec-wait": ("native", 2.5), "sh: 200 x /bin/true": ("native", 2),
-         "find 20k files + stat": ("native", 2.5), "start to exit": ("runc", 1.2)}
+import rows
+
+
+GOALS = {row.name: row.goal for row in rows.ROWS if row.goal}
 
 
 def present(samples):
@@ -33,6 +32,28 @@ def spread(samples):
 def ratios(samples, base):
     """Round by round, so that a slow minute of the machine divides out."""
     return [s / b if s is not None and b else None for s, b in zip(samples, base)]
+
+
+def ratio(cells, name, base="native"):
+    """Of the medians of wall time, or None."""
+    value, reference = (median(cells.get(n, {}).get("wall", [])) for n in (name, base))
+    return value / reference if value and reference else None
+
+
+def summary(results):
+    """Over all rows that both have: how sbx compares on the whole."""
+    def all_of(base):
+        found = {row: ratio(cells, "sbx", base) for row, cells in results["rows"].items()}
+        return {row: r for row, r in found.items() if r}
+    lines = []
+    for base, limit in (("native", 2.5), ("runsc", 1.0)):
+        found = all_of(base)
+        if not found:
+            continue
+        worse = ["%s (%.2fx)" % item for item in sorted(found.items(), key=lambda item: -item[1]) if item[1] > limit]
+        lines.append("* sbx to %s: geometric mean %.2fx over %d rows; above %gx: %s"
+                     % (base, statistics.geometric_mean(found.values()), len(found), limit, ", ".join(worse) or "none"))
+    return lines
 
 
 def quantity(value, unit):
@@ -59,9 +80,9 @@ def goal(row, cells):
     """The goal of a row, and how far sbx is."""
     if row not in GOALS:
         return ""
-    name, ratio = GOALS[row]
-    value, base = (median(cells.get(n, {}).get("wall", [])) for n in ("sbx", name))
-    return "≤ %gx %s%s" % (ratio, name, ", is %.2fx" % (value / base) if value and base else "")
+    name, most = GOALS[row]
+    now = ratio(cells, "sbx", name)
+    return "≤ %gx %s%s" % (most, name, ", is %.2fx" % now if now else "")
 
 
 def table(results, key):
@@ -84,6 +105,7 @@ def markdown(results):
              % (h["other_cpus"], h["cpus"], h["load_before"], h["load_after"])]
     lines += ["* %s: %s" % item for item in h["versions"].items()]
     lines += ["* %s" % note for note in h["notes"]]
+    lines += summary(results)
     lines += ["", "Wall time: median, ± half the distance of the quartiles, (ratio of the medians to native).", ""]
     lines += table(results, "wall")
     lines += ["", "CPU time of all processes of the box, per operation, less that of an empty container "

@@ -279,6 +279,7 @@ struct alignas(64) Slot {
   u32 see_native;                      // sentry: kSeeBefore, kSeeAfter
   u32 no_names;                        // sentry: known errors of paths are not for this thread
   u32 positions;                       // sentry: the leases of the process are of this thread's descriptors
+  u32 futex_luck, futex_passed;        // stub: how often looking at a futex word paid lately; waits without a look
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

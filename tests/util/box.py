@@ -32,9 +32,10 @@ def private_mounts():
     subprocess.check_call(["mount", "--make-rprivate", "/"])
 
 
-def cached_rootfs():
+def cached_rootfs(packages=""):
     """The clean Debian tree, made on first use. Never written to."""
-    printed = subprocess.check_output([os.path.join(REPO, "scripts/make-rootfs")], text=True)
+    printed = subprocess.check_output([os.path.join(REPO, "scripts/make-rootfs"), os.path.join(REPO, "build/cache"), packages],
+                                      text=True)
     return os.path.realpath(printed.strip().splitlines()[-1])  # runc takes no symbolic link
 
 
