@@ -1,6 +1,7 @@
 #include "sentry/platform/file_lease.h"
 
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <x86intrin.h>
 
 #include <cstring>
@@ -13,6 +14,12 @@ namespace sbx::platform {
 namespace {
 
 COUNTER(positions_lent, "platform.positions_lent", "file positions lent to a process");
+COUNTER(files_read_ahead, "platform.files_read_ahead", "files whose bytes were given along with the open");
+COUNTER(closes_seen, "platform.late_closes", "descriptors that their process closed by itself");
+
+constexpr u32 kMostLuck = 16;
+constexpr u32 kSeldom = 16;              // without luck, so many opens go by between two tries
+constexpr u64 kMostAhead = 16 * 1024;    // a file longer than that is not read ahead
 
 std::vector<FileLease*>& leases_out() {
   static auto* all = new std::vector<FileLease*>;
@@ -22,21 +29,32 @@ std::vector<FileLease*>& leases_out() {
 }  // namespace
 
 FileLease::FileLease() = default;
-FileLease::~FileLease() { take_back(); }
+FileLease::~FileLease() {
+  take_back();
+  if (closed_) --area_->closable;
+}
 
 void FileLease::take_back() {
   if (!out_) return;
   out_ = false;
+  SlotLease& shared = area_->lease(fd_);
   // A full barrier: a copy that saw the word before says so in Slot::file_window, one that did not starts none.
-  const u64 word = __atomic_exchange_n(&area_->lease(fd_).word, 0, __ATOMIC_SEQ_CST);
-  if ((word & SlotLease::kLent) != 0) position_ = word & SlotLease::kPosition;
+  const u64 word = __atomic_exchange_n(&shared.word, 0, __ATOMIC_SEQ_CST);
+  if ((word & (SlotLease::kLent | SlotLease::kClosed)) != 0) position_ = word & SlotLease::kPosition;
+  closed_ = may_close_ && (word & SlotLease::kClosed) != 0;
+  if (may_close_ && !closed_) --area_->closable;
+  if (ahead_) {
+    const bool used = __atomic_load_n(&shared.used, __ATOMIC_RELAXED) != 0;
+    if (used && area_->luck < kMostLuck) ++area_->luck;
+    if (!used && area_->luck > 0) --area_->luck;
+  }
   auto& all = leases_out();
   all[index_] = all.back();
   all[index_]->index_ = index_;
   all.pop_back();
   --file_->lent_;
   file_ = nullptr;
-  area_ = nullptr;
+  if (!closed_) area_ = nullptr;
 }
 
 void WindowFile::take_back_positions() {
@@ -49,6 +67,34 @@ void WindowFile::take_back_positions() {
 
 void take_back_positions() {
   while (!leases_out().empty()) leases_out().back()->take_back();
+}
+
+// A small file that was just opened is about to be read: its bytes go along with the descriptor, into the window. How many
+// are there; 0: none, or not worth while, or not without waiting for a disk.
+u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
+  SlotArea& area = *host_->process->area;
+  const bool opens = entry_.nr == SYS_open || entry_.nr == SYS_openat;
+  if (!opens || terms.fd < 0 || terms.size == 0 || terms.size > kMostAhead || out_count_ != 0) return 0;
+  if (area.luck == 0 && ++area.passed_by % kSeldom != 0) return 0;
+  iovec to{host_->window() + kCopyInBytes, terms.size};
+  const ssize_t got = preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);
+  if (got != static_cast<ssize_t>(terms.size)) return 0;
+  files_read_ahead.add();
+  return static_cast<u32>(got);
+}
+
+bool GuestThreadImpl::take_closes(u64 table, Closes& closes) {
+  if (!host_) return false;
+  const SlotArea& area = *host_->process->area;
+  if (area.closable == 0 || area.lease_table != table) return false;
+  bool any = false;
+  for (size_t i = 0; i < closes.size(); ++i) {
+    u64& word = area.closes()[i];
+    closes[i] = __atomic_load_n(&word, __ATOMIC_ACQUIRE) != 0 ? __atomic_exchange_n(&word, 0, __ATOMIC_SEQ_CST) : 0;
+    any |= closes[i] != 0;
+  }
+  if (any) closes_seen.add();
+  return any;
 }
 
 // The table is the first that asks: the area has room for one, and a memory has another only for a moment (vfork) or
@@ -64,10 +110,11 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   if (area->lease_table != table) return;
   FileBytes bytes{terms.file, -1, position, 1, false};
   const int window = position < terms.size ? area->windows.find(bytes) : -1;
+  const u32 ahead = window < 0 && position == 0 ? read_ahead(terms) : 0;
   // To lend and to take back costs three ways of a cache line if the stub runs on another CPU: as much as one call that
   // we see by polling, and little against a doorbell. Without a window the next read comes here anyway.
   const bool rang = host_->notif != 0, seeks = entry_.nr == SYS_lseek;
-  if (window < 0) {
+  if (window < 0 && ahead == 0) {
     const bool read_on = position < terms.size && !seeks && (!rang || (lease && lease->times_ >= 2));
     if (read_on || (!rang && !seeks)) return;
     if (!rang && !lease) {
@@ -77,6 +124,7 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   }
   if (!lease) lease = make_ref<FileLease>();
   lease->take_back();
+  if (lease->closed_) return;
   SlotLease& shared = area->lease(static_cast<u32>(fd));
   shared.size = terms.size;
   shared.lent_at = __rdtsc();
@@ -84,12 +132,26 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   shared.has_stat = terms.with_stat;
   if (terms.with_stat) memcpy(shared.stat, &terms.stat, sizeof(shared.stat));
   shared.begin = window < 0 ? 0 : area->windows.begin(window);
+  shared.may_close = terms.may_close;
+  shared.used = 0;
+  shared.bytes_at_hand = ahead;
+  shared.turn = 0;
+  if (ahead != 0) {
+    // Any number will do that no other lease has whose bytes may still be in somebody's window.
+    static u32 last_turn = 0;
+    if (++last_turn == 0) ++last_turn;
+    shared.turn = host_->slot().turn = last_turn;
+    shared.at_hand = kCopyInBytes;
+  }
   lease->area_ = area;
   lease->file_ = terms.file;
   lease->position_ = position;
   lease->fd_ = static_cast<u32>(fd);
   lease->index_ = leases_out().size();
   lease->out_ = lease->due_ = true;
+  lease->may_close_ = terms.may_close;
+  lease->ahead_ = ahead != 0;
+  if (terms.may_close) ++area->closable;
   ++lease->times_;
   leases_out().push_back(lease.get());
   ++terms.file->lent_;

@@ -1,7 +1,8 @@
-// Positions of open files lent to a process. Its stub then answers lseek(2), reads of bytes that a file window shows,
-// and reads at the end of a file by itself, by a word of shared memory: the position is there and not in the sentry
-// until it is taken back. Whoever looks at the descriptor here takes it back first (FdTable::peek), so nobody else sees
-// an old one.
+// Positions of open files lent to a process. Its stub then answers lseek(2), reads of bytes that a file window shows or
+// that were read ahead into its window, reads at the end of a file and close(2) by itself, by a word of shared memory:
+// the position is there and not in the sentry until it is taken back. Whoever looks at the descriptor here takes it back
+// first (FdTable::peek), so nobody else sees an old one, or one that is closed. The rest of the close is made up for at
+// the process's next call (FdTable::reap), before that sees the table.
 //
 // What a process can do with that word is what lseek can do; bytes it gets are those of the file that it may read, out
 // of a mapping that it has. A file's length is fixed while lent: whoever is about to change it, or what windows show,
@@ -20,7 +21,9 @@ struct LeaseTerms {
   RefPtr<WindowFile> file;
   u64 size = 0;  // bytes of the file
   bool with_stat = false;
-  abi::Stat stat;  // with_stat: what fstat says
+  abi::Stat stat;         // with_stat: what fstat says
+  bool may_close = false;  // nobody would miss a close that comes late
+  int fd = -1;             // the host's, to read ahead from; borrowed; -1: not to be
 };
 
 // One for each descriptor that was lent, as long as it refers to the same open file. Kernel lock.
@@ -34,6 +37,8 @@ class FileLease final : public RefCounted {
     take_back();
     position = position_;
   }
+  // The process has closed the descriptor.
+  bool closed() const { return closed_; }
 
  private:
   friend class GuestThreadImpl;
@@ -42,7 +47,7 @@ class FileLease final : public RefCounted {
   ~FileLease() override;
   // The process has it no longer; position_ is where it left it.
   void take_back();
-  RefPtr<SlotArea> area_;
+  RefPtr<SlotArea> area_;  // closed: too
   RefPtr<WindowFile> file_;
   u64 position_ = 0;
   u32 fd_ = 0;
@@ -50,6 +55,8 @@ class FileLease final : public RefCounted {
   u32 times_ = 0;     // lent so far
   bool out_ = false;  // with the process right now
   bool due_ = false;  // lent, and not yet collected
+  bool may_close_ = false, closed_ = false;
+  bool ahead_ = false;  // with bytes that were read ahead
 };
 
 // All of them: somebody wants to see each read (inotify).

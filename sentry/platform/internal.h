@@ -50,6 +50,10 @@ class SlotArea : public RefCounted {
   SlotLease& lease(u32 fd) const { return reinterpret_cast<SlotLease*>(base_ + kLeasesOffset)[fd]; }
   u64 lease_table = 0;  // FdTable::id() of the one whose positions may be lent; 0: none yet
   u64 lease_generation = 0;
+  u64* closes() const { return reinterpret_cast<u64*>(base_ + kClosesOffset); }
+  u32 closable = 0;   // descriptors that the stub may close, or has
+  u32 luck = 4;       // how often bytes read ahead were used lately
+  u32 passed_by = 0;  // opens without, since there was none
 
  private:
   struct Left {
@@ -169,6 +173,7 @@ class GuestThreadImpl final : public GuestThread {
   void name_is_steady() override { steady_name_ = true; }
   bool rang_for_call() const override { return host_ != nullptr && host_->notif != 0; }
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
+  bool take_closes(u64 table, Closes& closes) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;
   Result<size_t> poke(u64 addr, const void* from, size_t n) override;
   bool has_memory() const override { return host_ && !lost_ && host_->where != Where::kUnbound; }
@@ -217,6 +222,7 @@ class GuestThreadImpl final : public GuestThread {
   // A descriptor of ours in the table of the stub; -errno. Parks until the stub sleeps in its doorbell.
   int lend_when_rung(int fd);
   u32 file_orders();
+  u32 read_ahead(const LeaseTerms& terms);
   void note_windows(RequestKind kind);
   // A command to a stub that waits for its reply. It outlives the thread, as who asks may.
   struct Inspection {

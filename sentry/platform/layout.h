@@ -16,7 +16,9 @@ constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
 // The last slot is no thread's: there are the positions of files that the process may move (file_lease.h).
 constexpr u32 kThreadSlots = kMaxSlots - 1;
 constexpr u64 kLeasesOffset = kThreadSlots * kSlotBytes;
-constexpr u32 kMaxLeases = 256;
+constexpr u32 kMaxLeases = 192;
+// Behind them a bit for each that the stub has closed.
+constexpr u64 kClosesOffset = kLeasesOffset + kMaxLeases * 256;
 
 constexpr u64 kStubBase = 0x70000000;
 constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most this long
@@ -179,17 +181,23 @@ constexpr u32 kSteadyName = 0x20, kCopyFile = 0x40, kDropWindows = 0x80, kOutCou
 // The position of the file behind one descriptor, in one cache line, and what fstat says of it behind that.
 struct alignas(64) SlotLease {
   // `word`: kLent, a number that tells one time it is lent from the next, the position.
+  // Closed by the stub, it is kClosed in place of kLent.
   static constexpr u64 kLent = 1ull << 63, kGeneration = 1ull << 48, kGenerations = 0x7fffull << 48,
-                       kPosition = kGeneration - 1, kMostLent = 1ull << 46;
+                       kClosed = 1ull << 47, kPosition = kClosed - 1, kMostLent = 1ull << 46;
   u64 word;     // 0: the sentry has it
   u64 size;     // of the file
   u64 lent_at;  // time stamp counter: size and stat are only sure for a while (kIsSure)
-  u64 begin;    // the file's offset at the start of the window
+  u64 begin;    // the file's offset at the start of the window, or of the bytes at hand
   u32 window;   // its number plus one; 0: none
   u32 has_stat;
+  // Bytes of the file at hand in the window of the slot that has the same turn: what is there until its next request.
+  u32 turn, at_hand, bytes_at_hand;
+  u16 used;       // the stub's: some were read from there
+  u16 may_close;  // the stub may close the descriptor by itself
   alignas(64) u64 stat[18];  // struct stat
 };
-static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) <= kSlotBytes);
+static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxLeases / 8 <= kSlotBytes &&
+              kMaxLeases % 64 == 0);
 // A tenth of a second, about. Others may write the file from outside.
 constexpr u64 kIsSure = 1ull << 28;
 
@@ -235,6 +243,7 @@ struct alignas(64) Slot {
   u32 listener;          // template only: listener descriptor plus one
   u64 regs;              // where the stub keeps the guest's registers
   u64 fs_base;           // with report_all
+  u32 turn;              // sentry: not 0: bytes of lent files in the window; the stub's next request clears it
 
   // Read by both with each call, written seldom.
   alignas(64) u32 polled;  // sentry: a thread looks at `state` right now, spinning is worth while

@@ -4,6 +4,7 @@
 // it talks. Its user (task/) is a fiber that loops: wait_entry() -> handle -> one of the resume calls.
 // Everything is called on fibers with the kernel lock held. Every value that came from a slot is hostile.
 #pragma once
+#include <array>
 #include <functional>
 #include <memory>
 #include <string>
@@ -194,6 +195,9 @@ class GuestThread {
   // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
   // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
   virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;
+  // Bit n: descriptor n may have been closed by its process since the last time. False: none was.
+  using Closes = std::array<u64, kMaxLeases / 64>;
+  virtual bool take_closes(u64 table, Closes& closes) = 0;
   // Of a thread that may be any, at any address; a stopped one's own writes first (settle_memory). Bytes moved, or
   // kFault; kSrch: it is gone.
   virtual Result<size_t> peek(u64 addr, void* to, size_t n) = 0;

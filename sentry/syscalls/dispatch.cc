@@ -118,6 +118,7 @@ i64 dispatch(Task& task) {
     return -static_cast<i64>(Errno::kNosys);
   }
   call_counts[nr].fetch_add(1, std::memory_order_relaxed);
+  task.fds->reap(*task.thread);
   const u64 unsteady = vfs::unsteady_steps;
   const Row& row = kTable[nr];
   i64 result;

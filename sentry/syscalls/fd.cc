@@ -124,6 +124,12 @@ Result<void> set_lock_owner(Task& task, vfs::File& file, bool ofd, const abi::Fl
   return {};
 }
 
+// A close that gives up locks has to be seen at once: no process closes descriptors of such a file by itself.
+vfs::FileLocks& locks_to_set(vfs::Inode& inode) {
+  if (!inode.has_locks()) platform::take_back_positions();
+  return inode.locks();
+}
+
 Result<i64> get_lock(Task& task, vfs::File& file, u64 addr, bool ofd) {
   InOut<abi::Flock> arg{addr};
   abi::Flock flock = TRY(arg.read(task));
@@ -152,7 +158,7 @@ Result<i64> set_lock(Task& task, Fd fd, vfs::File& file, u64 addr, bool ofd, vfs
   if (lock.type == vfs::LockType::kWrite && !file.writable()) return Errno::kBadf;
   if (file.inode() == nullptr) return Errno::kInval;
   TRY(set_lock_owner(task, file, ofd, flock, &lock));
-  TRY(file.inode()->locks().set(lock, wait));
+  TRY(locks_to_set(*file.inode()).set(lock, wait));
   // Another thread closed the descriptor while we waited: nobody would ever release the lock.
   if (!ofd && wait == vfs::LockWait::kYes && task.fds->peek(fd.n) != &file) {
     file.inode()->locks().release_posix(task.fds.get());
@@ -173,7 +179,7 @@ Result<i64> sys_flock(Task& task, Fd fd, Int operation) {
     default: return Errno::kInval;
   }
   if (file->inode() == nullptr) return Errno::kInval;
-  TRY(file->inode()->locks().flock(file.get(), type, operation & LOCK_NB ? vfs::LockWait::kNo : vfs::LockWait::kYes));
+  TRY(locks_to_set(*file->inode()).flock(file.get(), type, operation & LOCK_NB ? vfs::LockWait::kNo : vfs::LockWait::kYes));
   return 0;
 }
 

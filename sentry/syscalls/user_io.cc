@@ -148,7 +148,8 @@ void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
   for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl}) {
     if (task.seccomp && !task.seccomp->always_allows(nr)) return;
   }
-  task.fds->lend_position(fd, file, *task.thread);
+  const bool may_close = !task.seccomp || task.seccomp->always_allows(SYS_close);
+  task.fds->lend_position(fd, file, *task.thread, may_close);
 }
 
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {

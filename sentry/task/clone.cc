@@ -94,6 +94,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
 
   auto* child = new Task(tid, group);
   child->creds = task.creds;
+  if ((f & CLONE_FILES) != 0 && (f & CLONE_VM) == 0) task.fds->share();
   child->fds = (f & CLONE_FILES) != 0 ? task.fds : task.fds->clone();
   child->fs = (f & CLONE_FS) != 0 ? task.fs : RefPtr<FsContext>(new FsContext(*task.fs));
   child->uts = (f & CLONE_NEWUTS) != 0 ? RefPtr<UtsNamespace>(new UtsNamespace(*task.uts)) : task.uts;

@@ -1,6 +1,7 @@
 #include "sentry/task/fd_table.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "sentry/vfs/file_locks.h"
 #include "sentry/vfs/notify.h"
@@ -107,7 +108,7 @@ void FdTable::set_cloexec_range(u32 first, u32 last) {
 }
 
 RefPtr<vfs::File> FdTable::take(Slot& slot) {
-  if (slot.lease) settle(slot);
+  if (slot.lease) (void)settle(slot);
   slot.lease = nullptr;
   return std::move(slot.file);
 }
@@ -117,7 +118,7 @@ u64 FdTable::next_id() {
   return ++last;
 }
 
-void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread) {
+void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread, bool may_close) {
   if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
   Slot& slot = slots_[static_cast<size_t>(fd)];
   platform::LeaseTerms terms;
@@ -125,7 +126,31 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   // Where somebody watches reads each one is to be seen.
   if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms))
     return;
+  // Locks and leases end with it, watches hear of it, and what was written may have to be flushed.
+  terms.may_close = may_close && !shared_ && !file->writable() && !file->inode()->has_locks() && !vfs::notify_active();
   thread.lend_position(slot.lease, fd, id_, file->position, terms);
+}
+
+void FdTable::reap(platform::GuestThread& thread) {
+  platform::GuestThread::Closes closes;
+  if (!thread.take_closes(id_, closes)) return;
+  for (size_t word = 0; word < closes.size(); ++word) {
+    for (u64 bits = closes[word]; bits != 0; bits &= bits - 1) {
+      const size_t fd = word * 64 + static_cast<size_t>(std::countr_zero(bits));
+      if (fd < slots_.size() && slots_[fd].lease && settle(slots_[fd])) (void)drop(static_cast<int>(fd));
+    }
+  }
+}
+
+void FdTable::reap() {
+  for (size_t fd = 0; fd < slots_.size(); ++fd) {
+    if (slots_[fd].lease && settle(slots_[fd])) (void)drop(static_cast<int>(fd));
+  }
+}
+
+void FdTable::share() {
+  shared_ = true;
+  reap();  // and takes all of them back
 }
 
 RefPtr<FdTable> FdTable::clone() const {
@@ -134,9 +159,12 @@ RefPtr<FdTable> FdTable::clone() const {
   while (used > 0 && !slots_[used - 1].file) --used;
   // Files have two descriptors from now on: no position is lent.
   copy->slots_.reserve(used);
-  for (size_t fd = 0; fd < used; ++fd)
-    copy->slots_.push_back({RefPtr<vfs::File>(peek(static_cast<int>(fd))), slots_[fd].cloexec, nullptr});
   copy->first_free_ = std::min(first_free_, used);
+  for (size_t fd = 0; fd < used; ++fd) {
+    vfs::File* file = peek(static_cast<int>(fd));
+    if (file == nullptr) copy->first_free_ = std::min(copy->first_free_, fd);
+    copy->slots_.push_back({RefPtr<vfs::File>(file), file != nullptr && slots_[fd].cloexec, nullptr});
+  }
   return copy;
 }
 

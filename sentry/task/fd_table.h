@@ -18,12 +18,17 @@ class FdTable : public RefCounted {
   vfs::File* peek(int fd) const {
     if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return nullptr;
     const Slot& slot = slots_[static_cast<size_t>(fd)];
-    if (slot.lease) settle(slot);
-    return slot.file.get();
+    return slot.lease && settle(slot) ? nullptr : slot.file.get();
   }
   // Lends the position of fd's file to the process of `thread` (platform/file_lease.h) if nobody has the file but this
-  // descriptor and the caller.
-  void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
+  // descriptor and the caller. may_close: nobody has to see its close(2).
+  void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread, bool may_close);
+  // Closes for good what the process of `thread` has closed by itself.
+  void reap(platform::GuestThread& thread);
+  // The same, whoever asks.
+  void reap();
+  // Processes with memories of their own will share it: nobody closes anything by himself.
+  void share();
   // Lowest free number >= least, below `limit` (RLIMIT_NOFILE): kMfile otherwise.
   Result<int> add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int least = 0);
   // dup2: whatever was there is closed.
@@ -49,8 +54,11 @@ class FdTable : public RefCounted {
     bool cloexec = false;
     RefPtr<platform::FileLease> lease;  // null: its position was never lent
   };
-  // The file's position is here again.
-  static void settle(const Slot& slot) { slot.lease->collect(slot.file->position); }
+  // The file's position is here again. True: the descriptor is closed.
+  static bool settle(const Slot& slot) {
+    slot.lease->collect(slot.file->position);
+    return slot.lease->closed();
+  }
   ~FdTable() override;
   static RefPtr<vfs::File> take(Slot& slot);
   Result<void> drop(int fd);
@@ -58,6 +66,7 @@ class FdTable : public RefCounted {
   void release_record_locks(vfs::File& file);
   std::vector<Slot> slots_;
   size_t first_free_ = 0;  // no free slot below
+  bool shared_ = false;
   const u64 id_ = next_id();
   static u64 next_id();
 };

@@ -65,9 +65,9 @@ void Inotify::end_watch(int wd) {
   watches_.erase(wd);
 }
 
-// Reads that the sentry does not see make no events.
+// Reads and closes that the sentry does not see make no events.
 void Inotify::see_reads() {
-  if (vfs::notifies_reads()) platform::take_back_positions();
+  if (vfs::notify_active()) platform::take_back_positions();
 }
 
 Result<int> Inotify::add_watch(const RefPtr<vfs::Inode>& inode, u32 mask) {

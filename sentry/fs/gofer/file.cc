@@ -123,6 +123,7 @@ bool GoferFile::lendable(platform::LeaseTerms& terms) {
   if (!size) return false;
   terms.file = inode_->windows();
   terms.size = *size;
+  terms.fd = inode_->known_descriptor();
   if (terms.with_stat) {
     auto now = attr();
     if (!now) return false;

@@ -72,6 +72,8 @@ class GoferInode final : public vfs::Inode {
   std::optional<u64> steady_size() const;
   // The same after a look at the open file.
   std::optional<u64> learn_size();
+  // The host's descriptor for reading, if there is one; -1.
+  int known_descriptor() const { return has_descriptor() ? any_descriptor() : -1; }
   // What file windows know it by.
   const RefPtr<platform::WindowFile>& windows();
   bool has_windows() const { return windows_.get() != nullptr && windows_->ref_count() > 1; }

@@ -11,6 +11,8 @@ constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
 
 SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
 
+u64* closes() { return reinterpret_cast<u64*>(kSlotsBase + kClosesOffset); }
+
 bool is_sure(const SlotLease& lease) { return cycles() - __atomic_load_n(&lease.lent_at, __ATOMIC_RELAXED) < kIsSure; }
 
 // What was read of the lease together with `word` belongs to it.
@@ -20,8 +22,21 @@ bool still(const SlotLease& lease, u64 word) {
   return (now & ~SlotLease::kPosition) == (word & ~SlotLease::kPosition);
 }
 
+// What the sentry has read ahead into this thread's window. It is there until our next request, and as good as the size.
+i64 read_at_hand(Slot& slot, SlotLease& lease, u64 word, u64 from, u64 to, u64 n) {
+  const u64 begin = __atomic_load_n(&lease.begin, __ATOMIC_RELAXED);
+  const u64 at = __atomic_load_n(&lease.at_hand, __ATOMIC_RELAXED);
+  const u64 bytes = __atomic_load_n(&lease.bytes_at_hand, __ATOMIC_RELAXED);
+  if (at > kWindowBytes || bytes > kWindowBytes - at) return -1;
+  if (from < begin || from - begin > bytes || n > bytes - (from - begin)) return -1;
+  if (!is_sure(lease) || !still(lease, word)) return -1;
+  if (!copy_out(to, window(slot) + at + (from - begin), n)) return -1;
+  lease.used = 1;
+  return static_cast<i64>(n);
+}
+
 // The bytes at `from` of the file to `to`: how many, or -1: the sentry's.
-i64 read_at(Slot& slot, const SlotLease& lease, u64 word, u64 from, u64 to, u64 n) {
+i64 read_at(Slot& slot, SlotLease& lease, u64 word, u64 from, u64 to, u64 n) {
   if (to + n < to || to + n > kUserEnd) return -1;
   if (n > kMostBytes) n = kMostBytes;
   const u64 size = __atomic_load_n(&lease.size, __ATOMIC_RELAXED);
@@ -31,6 +46,9 @@ i64 read_at(Slot& slot, const SlotLease& lease, u64 word, u64 from, u64 to, u64 
     if (n == 0) return still(lease, word) ? 0 : -1;
   }
   const u32 window = __atomic_load_n(&lease.window, __ATOMIC_RELAXED);
+  if (slot.turn != 0 && slot.turn == __atomic_load_n(&lease.turn, __ATOMIC_RELAXED)) {
+    return read_at_hand(slot, lease, word, from, to, n);
+  }
   const u64 begin = __atomic_load_n(&lease.begin, __ATOMIC_RELAXED);
   if (window == 0 || window > kFileWindows || from < begin) return -1;
   if (n > kFileWindowBytes || from - begin > kFileWindowBytes - n) return -1;
@@ -69,6 +87,15 @@ i64 seek(SlotLease& lease, u64 word, i64 offset, u64 whence) {
   return to >= 0 && to <= most && move(lease, word, static_cast<u64>(to)) ? to : -1;
 }
 
+// The sentry closes it with the next request of any thread here. Until then nobody else can tell.
+bool close(SlotLease& lease, u64 word, u64 fd) {
+  if (__atomic_load_n(&lease.may_close, __ATOMIC_RELAXED) == 0) return false;
+  u64 next = (word & ~SlotLease::kLent) | SlotLease::kClosed;
+  if (!__atomic_compare_exchange_n(&lease.word, &word, next, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return false;
+  __atomic_fetch_or(&closes()[fd / 64], 1ull << (fd % 64), __ATOMIC_SEQ_CST);
+  return true;
+}
+
 bool stat(const SlotLease& lease, u64 word, u64 to) {
   if (lease.has_stat == 0 || !is_sure(lease)) return false;
   u64 copy[18];
@@ -98,6 +125,7 @@ bool do_file(Context& ctx, u32 nr, i64& ret) {
       if (a[3] > SlotLease::kMostLent) return false;
       ret = read_at(slot, lease, word, a[3], a[1], a[2]);
       break;
+    case kNrClose: ret = 0; return close(lease, word, fd);
     case kNrFstat: ret = 0; return stat(lease, word, a[1]);
     case kNrNewfstatat: {
       char name = 1;

@@ -29,6 +29,7 @@ void leave_if_told(const Slot& slot) {
 void submit(Slot& slot, RequestKind kind) {
   leave_if_told(slot);
   slot.kind = kind;
+  slot.turn = 0;
   // If `polled` falls meanwhile and is seen late, the next look at it tells.
   __atomic_store_n(&slot.state, kStateRequest, __ATOMIC_RELEASE);
   if (__atomic_load_n(&slot.polled, __ATOMIC_ACQUIRE) != 0) {
