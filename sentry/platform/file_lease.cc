@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 #include <x86intrin.h>
 
+#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -77,7 +78,9 @@ u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
   if (!opens || terms.fd < 0 || terms.size == 0 || terms.size > kMostAhead || out_count_ != 0) return 0;
   if (area.luck == 0 && ++area.passed_by % kSeldom != 0) return 0;
   iovec to{host_->window() + kCopyInBytes, terms.size};
-  const ssize_t got = preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);
+  ssize_t got = preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);
+  // Overlays on the host do not know that. The read that would follow would wait as long.
+  if (got < 0 && errno == EOPNOTSUPP) got = preadv2(terms.fd, &to, 1, 0, 0);
   if (got != static_cast<ssize_t>(terms.size)) return 0;
   files_read_ahead.add();
   return static_cast<u32>(got);
