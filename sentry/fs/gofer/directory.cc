@@ -296,6 +296,7 @@ Result<void> GoferInode::link(std::string_view name, vfs::Inode& target_inode) {
 }
 
 Result<void> GoferInode::unlink(std::string_view name, vfs::Inode& child) {
+  ours(child).close_before_end();
   wire::UnlinkRequest m;
   m.name = wire::Name(std::string(name));
   TRY(call_dir(m));
@@ -311,6 +312,11 @@ Result<void> GoferInode::rmdir(std::string_view name, vfs::Inode& child) {
   entry_removed(name);
   ours(child).lost_name(*this, name);
   return {};
+}
+
+// A file that loses its last name goes at once, unless somebody has it open: then the host has to note down an orphan.
+void GoferInode::close_before_end() {
+  if (kept_ && attr_.nlink <= 1) close_kept();
 }
 
 void GoferInode::lost_name(GoferInode& parent, std::string_view name) {
@@ -331,6 +337,7 @@ Result<void> GoferInode::rename(std::string_view old_name, vfs::Inode& child, vf
                                 std::string_view new_name, vfs::Inode* replaced, u32 flags) {
   GoferInode& to = ours(new_dir);
   GoferInode& moved = ours(child);
+  if (replaced != nullptr && (flags & RENAME_EXCHANGE) == 0) ours(*replaced).close_before_end();
   wire::RenameRequest m;
   m.name = wire::Name(std::string(old_name));
   m.new_dir = to.node_;

@@ -135,6 +135,7 @@ class GoferInode final : public vfs::Inode {
   // The parent's entry does not speak of this object any more.
   void leave_entry(const Link& link);
   // Removed or replaced under that name, by us.
+  void close_before_end();
   void lost_name(GoferInode& parent, std::string_view name);
   // A directory's own change: entry cache and attributes.
   void entry_added(std::string_view name, const wire::Node& node);
