@@ -145,11 +145,10 @@ Result<size_t> block(vfs::File& file, u64 net::Socket::*timeout, const char* rea
 
 void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
   if (!file->seekable()) return;
-  for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl}) {
+  for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl, SYS_close}) {
     if (task.seccomp && !task.seccomp->always_allows(nr)) return;
   }
-  const bool may_close = !task.seccomp || task.seccomp->always_allows(SYS_close);
-  task.fds->lend_position(fd, file, *task.thread, may_close);
+  task.fds->lend_position(fd, file, *task.thread);
 }
 
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {

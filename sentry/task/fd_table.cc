@@ -118,7 +118,7 @@ u64 FdTable::next_id() {
   return ++last;
 }
 
-void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread, bool may_close) {
+void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread) {
   if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
   Slot& slot = slots_[static_cast<size_t>(fd)];
   platform::LeaseTerms terms;
@@ -127,7 +127,7 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms))
     return;
   // Locks and leases end with it, watches hear of it, and what was written may have to be flushed.
-  terms.may_close = may_close && !shared_ && !file->writable() && !file->inode()->has_locks() && !vfs::notify_active();
+  terms.may_close = !shared_ && !file->writable() && !file->inode()->has_locks() && !vfs::notify_active();
   thread.lend_position(slot.lease, fd, id_, file->position, terms);
 }
 

@@ -21,8 +21,8 @@ class FdTable : public RefCounted {
     return slot.lease && settle(slot) ? nullptr : slot.file.get();
   }
   // Lends the position of fd's file to the process of `thread` (platform/file_lease.h) if nobody has the file but this
-  // descriptor and the caller. may_close: nobody has to see its close(2).
-  void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread, bool may_close);
+  // descriptor and the caller. The process may close it, too, where nobody has to see that at once.
+  void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
   // Closes for good what the process of `thread` has closed by itself.
   void reap(platform::GuestThread& thread);
   // The same, whoever asks.
