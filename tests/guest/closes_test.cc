@@ -197,7 +197,7 @@ TEST(closes, shared_table) {
   pid_t child = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
   if (child == 0) {
     int mine = open("f", O_RDONLY);
-    bool ok = mine == before + 1 && next(mine, 10).size() == 10 && close(mine) == 0 && close(before) == 0;
+    bool ok = mine == before + 1 && close(before) == 0 && next(mine, 10).size() == 10 && close(mine) == 0;
     word = ok ? 1 : -1;
     while (word.load() != 2) continue;
     _exit(0);
