@@ -291,11 +291,41 @@ u32 patch_text(std::span<u8> text, u64 used, u32 entry, const Unwinds& unwinds) 
   return done;
 }
 
+namespace {
+
+// Whether so many calls with a number right before them are in a text that it may be worth a copy. Most libraries have
+// none; to find that out must not cost a program of two hundred of them more than its start.
+bool has_sites(int fd, u64 offset, u64 bytes) {
+  constexpr size_t kChunk = 256 * 1024, kLookBack = 16;
+  static auto* chunk = new u8[kChunk];
+  u32 found = 0;
+  for (u64 done = 0; done < bytes;) {
+    const u64 n = std::min<u64>(kChunk, bytes - done);
+    if (!read_all(fd, chunk, n, offset + done)) return false;
+    const u8* end = chunk + n - 1;
+    for (const u8* at = chunk + kLookBack; at < end; ++at) {
+      at = static_cast<const u8*>(memchr(at, 0x0f, static_cast<size_t>(end - at)));
+      if (at == nullptr) break;
+      if (at[1] != 0x05) continue;
+      // mov $imm32,%eax with a number that a call can have, up to two more instructions before it.
+      for (const u8* mov = at - kMovBytes; mov >= at - kLookBack; --mov) {
+        if (mov[0] != kMovEax || mov[2] >= kNumbers >> 8 || mov[3] != 0 || mov[4] != 0) continue;
+        if (++found >= kSitesBefore) return true;
+        break;
+      }
+    }
+    done += n == bytes - done ? n : n - kLookBack;
+  }
+  return false;
+}
+
+}  // namespace
+
 PatchedText::Copy PatchedText::make_copy(int fd, u64 offset, u64 length) {
   Copy copy{offset, length, {}};
   if (length > kMaxText || bytes_ + length > kMaxBytes) return copy;
   u64 used = segment_bytes(fd, offset, length);
-  if (used == 0) return copy;
+  if (used == 0 || !has_sites(fd, offset, used)) return copy;
   std::vector<u8> text(length);
   // The file may end with the segment: the rest of its last page is zero then too.
   struct stat st;
