@@ -306,7 +306,8 @@ static void unix_pingpong(long n) {
 static void tcp_pingpong(long n) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t size = sizeof address;
-  int listener = need(socket(AF_INET, SOCK_STREAM, 0), "socket"), client = need(socket(AF_INET, SOCK_STREAM, 0), "socket");
+  int listener = need(socket(AF_INET, SOCK_STREAM, 0), "socket"),
+      client = need(socket(AF_INET, SOCK_STREAM, 0), "socket");
   need(bind(listener, (struct sockaddr*)&address, size), "bind");
   need(listen(listener, 1), "listen");
   need(getsockname(listener, (struct sockaddr*)&address, &size), "getsockname");

@@ -19,8 +19,8 @@ COUNTER(files_read_ahead, "platform.files_read_ahead", "files whose bytes were g
 COUNTER(closes_seen, "platform.late_closes", "descriptors that their process closed by itself");
 
 constexpr u32 kMostLuck = 16;
-constexpr u32 kSeldom = 16;              // without luck, so many opens go by between two tries
-constexpr u64 kMostAhead = 16 * 1024;    // a file longer than that is not read ahead
+constexpr u32 kSeldom = 16;            // without luck, so many opens go by between two tries
+constexpr u64 kMostAhead = 16 * 1024;  // a file longer than that is not read ahead
 
 std::vector<FileLease*>& leases_out() {
   static auto* all = new std::vector<FileLease*>;
@@ -70,8 +70,8 @@ void take_back_positions() {
   while (!leases_out().empty()) leases_out().back()->take_back();
 }
 
-// A small file that was just opened is about to be read: its bytes go along with the descriptor, into the window. How many
-// are there; 0: none, or not worth while, or not without waiting for a disk.
+// A small file that was just opened is about to be read: its bytes go along with the descriptor, into the window. How
+// many are there; 0: none, or not worth while, or not without waiting for a disk.
 u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
   SlotArea& area = *host_->process->area;
   const bool opens = entry_.nr == SYS_open || entry_.nr == SYS_openat;

@@ -1,8 +1,8 @@
 // Positions of open files lent to a process. Its stub then answers lseek(2), reads of bytes that a file window shows or
 // that were read ahead into its window, reads at the end of a file and close(2) by itself, by a word of shared memory:
-// the position is there and not in the sentry until it is taken back. Whoever looks at the descriptor here takes it back
-// first (FdTable::peek), so nobody else sees an old one, or one that is closed. The rest of the close is made up for at
-// the process's next call (FdTable::reap), before that sees the table.
+// the position is there and not in the sentry until it is taken back. Whoever looks at the descriptor here takes it
+// back first (FdTable::peek), so nobody else sees an old one, or one that is closed. The rest of the close is made up
+// for at the process's next call (FdTable::reap), before that sees the table.
 //
 // What a process can do with that word is what lseek can do; bytes it gets are those of the file that it may read, out
 // of a mapping that it has. A file's length is fixed while lent: whoever is about to change it, or what windows show,
@@ -21,7 +21,7 @@ struct LeaseTerms {
   RefPtr<WindowFile> file;
   u64 size = 0;  // bytes of the file
   bool with_stat = false;
-  abi::Stat stat;         // with_stat: what fstat says
+  abi::Stat stat;          // with_stat: what fstat says
   bool may_close = false;  // nobody would miss a close that comes late
   int fd = -1;             // the host's, to read ahead from; borrowed; -1: not to be
 };

@@ -179,7 +179,8 @@ Result<i64> sys_flock(Task& task, Fd fd, Int operation) {
     default: return Errno::kInval;
   }
   if (file->inode() == nullptr) return Errno::kInval;
-  TRY(locks_to_set(*file->inode()).flock(file.get(), type, operation & LOCK_NB ? vfs::LockWait::kNo : vfs::LockWait::kYes));
+  TRY(locks_to_set(*file->inode())
+          .flock(file.get(), type, operation & LOCK_NB ? vfs::LockWait::kNo : vfs::LockWait::kYes));
   return 0;
 }
 

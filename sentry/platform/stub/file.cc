@@ -22,7 +22,8 @@ bool still(const SlotLease& lease, u64 word) {
   return (now & ~SlotLease::kPosition) == (word & ~SlotLease::kPosition);
 }
 
-// What the sentry has read ahead into this thread's window. It is there until our next request, and as good as the size.
+// What the sentry has read ahead into this thread's window. It is there until our next request, and as good as the
+// size.
 i64 read_at_hand(Slot& slot, SlotLease& lease, u64 word, u64 from, u64 to, u64 n) {
   const u64 begin = __atomic_load_n(&lease.begin, __ATOMIC_RELAXED);
   const u64 at = __atomic_load_n(&lease.at_hand, __ATOMIC_RELAXED);
