@@ -88,9 +88,9 @@ prepare)
     pgbench -h /tmp/pgsock -i -q -s 2 postgres
     pg_ctl -D /bench/pg -w stop' >/dev/null
   ;;
-"redis SET -c20") redis set 20000 ;;
-"redis GET -c20") redis get 20000 ;;
-"redis GET -c20 -P16") redis get 200000 -P 16 ;;
+"redis SET -c20") redis set 50000 ;;
+"redis GET -c20") redis get 50000 ;;
+"redis GET -c20 -P16") redis get 500000 -P 16 ;;
 "nginx 1 KiB -c16") web 1k ;;
 "nginx 100 KiB -c16") web 100k ;;
 "iperf3, a MiB")

@@ -106,7 +106,7 @@ bool PlatformImpl::will_poll(HostThread& thread, Command command) {
   if (!i_receive()) return false;
   auto known = std::find_if(polled_.begin(), polled_.end(), [&](const Polled& p) { return p.slot == &slot; });
   bool wanted = cpus_ >= 2 && thread.role == Role::kGuest && now >= no_polling_before_ &&
-                (command == Command::kReturn || command == Command::kContinue);
+                (command == Command::kReturn || command == Command::kContinue || command == Command::kDeliver);
   if (known != polled_.end()) {
     if (!wanted || thread.streak == 0) {
       __atomic_store_n(&slot.polled, 0, __ATOMIC_SEQ_CST);
