@@ -1,8 +1,5 @@
 // The sentry's own seccomp filter: what the kernel of a container may ask of the host's (docs/security.md).
 #pragma once
-#include <string>
-#include <vector>
-
 #include "sentry/base/result.h"
 
 namespace sbx::control {
@@ -11,7 +8,5 @@ namespace sbx::control {
 // unix_sockets: sockets of the host may be connected to (BootConfig::host_sockets).
 // raw_sockets: the options of raw and packet sockets (BootConfig::raw_sockets).
 HostResult<void> load_sentry_filter(bool unix_sockets, bool raw_sockets);
-// The allowed calls, one line each, for `sbx features` and the documentation.
-std::vector<std::string> sentry_surface();
 
 }  // namespace sbx::control

@@ -16,6 +16,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "sentry/base/log.h"
 #include "sentry/platform/filter.h"
@@ -32,6 +33,8 @@ extern const char sbx_stub_blob_end[];
 
 namespace sbx::platform {
 namespace {
+
+#include "sentry/platform/stub_filter.inc"
 
 struct VdsoRange {
   u64 begin = 0, end = 0;
@@ -151,7 +154,6 @@ HostResult<UniqueFd> PlatformImpl::make_board() {
 HostResult<void> PlatformImpl::make_template() {
   const auto* header = reinterpret_cast<const BlobHeader*>(sbx_stub_blob);
   CHECK(header->magic == kBlobMagic);
-  std::vector<sock_filter> filter = TRY(build_filter());
   VdsoRange vdso = TRY(find_vdso());
   if (vdso.begin == 0) {
     vdso.begin = vdso.end = kUserEnd;
@@ -164,7 +166,7 @@ HostResult<void> PlatformImpl::make_template() {
   template_ = std::make_unique<HostThread>(*this, process, 0, Role::kTemplate);
   Slot& slot = template_->slot();
 
-  sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
+  sock_fprog program{static_cast<unsigned short>(std::size(kStubFilter)), const_cast<sock_filter*>(kStubFilter)};
   ChildPlan plan{};
   plan.memfd = area->memfd();
   UniqueFd board = TRY(make_board());

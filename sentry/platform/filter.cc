@@ -3,15 +3,14 @@
 #include <linux/audit.h>
 #include <linux/seccomp.h>
 #include <seccomp.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <map>
 
+#include "sentry/base/bpf_export.h"
 #include "sentry/base/log.h"
-#include "sentry/base/unique_fd.h"
 #include "sentry/platform/layout.h"
 #include "sentry/platform/platform.h"
 
@@ -120,18 +119,9 @@ HostResult<std::vector<sock_filter>> build_filter() {
         seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, row.nr, static_cast<unsigned>(compares.size()), compares.data());
     if (ret != 0) return Failure(str_printf("seccomp rule for %s: error %d", row.name, ret));
   }
-  UniqueFd file(memfd_create("filter", MFD_CLOEXEC));
-  if (!file) return Failure::from_errno("memfd for the filter");
-  if (int ret = seccomp_export_bpf(ctx, file.get()); ret != 0) {
-    return Failure(str_printf("seccomp_export_bpf: error %d", ret));
-  }
-  off_t bytes = lseek(file.get(), 0, SEEK_END);
+  auto rest = TRY(export_bpf(ctx));
   std::vector<sock_filter> program = prefix();
-  size_t start = program.size();
-  program.resize(start + static_cast<size_t>(bytes) / sizeof(sock_filter));
-  if (pread(file.get(), program.data() + start, static_cast<size_t>(bytes), 0) != bytes) {
-    return Failure::from_errno("reading the filter back");
-  }
+  program.insert(program.end(), rest.begin(), rest.end());
   return program;
 }
 

@@ -24,6 +24,7 @@ struct FilterRow {
 };
 // The exact list of what a stub may ask of the host; the filter and host_surface() are made from it.
 const std::vector<FilterRow>& filter_rows();
+// Assembled by libseccomp: while the product is built (make_filter.cc).
 HostResult<std::vector<sock_filter>> build_filter();
 
 }  // namespace sbx::platform
