@@ -83,6 +83,7 @@ void FdTable::close_range(u32 first, u32 last) {
 }
 
 void FdTable::close_on_exec() {
+  reap();  // of threads that closed and were ended since the call began
   for (size_t fd = 0; fd < slots_.size(); ++fd) {
     if (slots_[fd].file && slots_[fd].cloexec) (void)drop(static_cast<int>(fd));
   }
