@@ -167,7 +167,7 @@ const std::vector<Verb>& verbs() {
        0,
        0},
       {"debug",
-       "<container-id> [stacks|counters|tasks|maps|mounts|fds|missing|all|strace on|strace off]",
+       "<container-id> [tasks|fds|mounts|counters|missing|platform|surface|all|strace on|strace off]",
        "look into a running sandbox",
        {},
        debug,

@@ -1,6 +1,7 @@
 // The text of `sbx debug`: what every task does and waits for, files, mounts, counters.
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
+#include "sentry/control/filter_rules.h"
 #include "sentry/control/server.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/task/kernel.h"
@@ -86,6 +87,14 @@ void missing(std::string& out) {
   }
 }
 
+// What of the host's kernel an attacker can reach who has taken over a stub, or the sentry.
+void surface(std::string& out) {
+  out += "calls that a stub may make:\n";
+  for (const std::string& line : platform::host_surface()) out += "  " + line + "\n";
+  out += "calls that the sentry may make:\n";
+  for (const std::string& line : sentry_surface()) out += "  " + line + "\n";
+}
+
 }  // namespace
 
 std::string debug_text(const std::string& what) {
@@ -97,7 +106,10 @@ std::string debug_text(const std::string& what) {
   if (all || what == "counters") counters(out);
   if (all || what == "missing") missing(out);
   if (all || what == "platform") out += kernel().platform->debug_state();
-  if (out.empty()) out = "sbx debug: " + what + ": known are tasks, fds, mounts, counters, missing, platform, all\n";
+  if (what == "surface") surface(out);
+  if (out.empty()) {
+    out = "sbx debug: " + what + ": known are tasks, fds, mounts, counters, missing, platform, surface, all\n";
+  }
   return out;
 }
 
