@@ -358,6 +358,8 @@ class PlatformImpl final : public Platform {
   void set_sync_wake(bool sync);
   bool cpus_are_free() const;
   void count_cpus();
+  // Board::roomy, after a thread came or went.
+  void tell_of_room();
   u32 skips(u64 now) const;
   bool takes_chance(HostThread& thread, u64 now);
   void on_zygote_request(HostThread& thread, RequestKind kind);

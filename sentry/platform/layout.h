@@ -38,6 +38,9 @@ struct Board {
   unsigned long long names;
   // Not 0: two that share a memory see different trees of files. Nothing of the kind is believed any more.
   unsigned long long views_differ;
+  // Not 0: about as many threads as processors, or fewer: who waits for another may as well keep his processor for a
+  // while.
+  unsigned long long roomy;
 };
 
 constexpr u64 kStacksBase = 0x71000000;

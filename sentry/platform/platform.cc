@@ -80,6 +80,7 @@ void PlatformImpl::bind(HostThread& thread, i32 tid) {
   thread.parent_area = nullptr;
   thread.tid = tid;
   by_tid[tid] = &thread;
+  tell_of_room();
   Process& process = *thread.process;
   if (process.host_pid_ == 0) {
     process.host_pid_ = tid;
@@ -90,6 +91,7 @@ void PlatformImpl::bind(HostThread& thread, i32 tid) {
 
 void PlatformImpl::forget(HostThread& thread) {
   if (auto it = by_tid.find(thread.tid); it != by_tid.end() && it->second == &thread) by_tid.erase(it);
+  tell_of_room();
   if (auto it = by_cookie.find(thread.cookie); it != by_cookie.end() && it->second == &thread) by_cookie.erase(it);
 }
 

@@ -173,6 +173,13 @@ void PlatformImpl::count_cpus() {
   cpus_ = options.spin && known ? static_cast<u32>(CPU_COUNT(&cpu_set_)) : 1;
 }
 
+void PlatformImpl::tell_of_room() {
+  constexpr u32 kNoGuests = 3;  // the template and a zygote; and of a program's threads often one waits for all others
+  if (cpus_ == 0) count_cpus();
+  const bool roomy = cpus_ >= 2 && by_tid.size() <= cpus_ + kNoGuests;
+  if (board_ != nullptr) __atomic_store_n(&board_->roomy, roomy, __ATOMIC_RELAXED);
+}
+
 void PlatformImpl::allow_all_cpus(const HostThread& thread) {
   count_cpus();
   if (cpus_ >= 2) sched_setaffinity(thread.tid, sizeof(cpu_set_), &cpu_set_);

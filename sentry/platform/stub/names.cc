@@ -40,7 +40,6 @@ bool same(const Entry& e, const NameQuery& q) {
   return true;
 }
 
-const Board& board() { return *reinterpret_cast<const Board*>(kBoard); }
 u64 names_now() { return __atomic_load_n(&board().names, __ATOMIC_ACQUIRE); }
 
 }  // namespace

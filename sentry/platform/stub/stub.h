@@ -233,6 +233,7 @@ void stub_entry();
 }
 
 inline bool in_stub(u64 rip) { return rip - kStubBase < kStubSize; }
+inline const Board& board() { return *reinterpret_cast<const Board*>(kBoard); }
 inline bool copy_in(void* to, u64 from, u64 n) { return stub_copy(to, reinterpret_cast<const void*>(from), n) == 0; }
 inline bool copy_out(u64 to, const void* from, u64 n) { return stub_copy(reinterpret_cast<void*>(to), from, n) == 0; }
 
