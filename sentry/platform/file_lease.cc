@@ -16,7 +16,7 @@ namespace {
 
 COUNTER(positions_lent, "platform.positions_lent", "file positions lent to a process");
 COUNTER(files_read_ahead, "platform.files_read_ahead", "files whose bytes were given along with the open");
-COUNTER(closes_seen, "platform.late_closes", "descriptors that their process closed by itself");
+COUNTER(closes_seen, "platform.late_closes", "calls that found descriptors their process had closed by itself");
 
 constexpr u32 kMostLuck = 16;
 constexpr u32 kSeldom = 16;            // without luck, so many opens go by between two tries

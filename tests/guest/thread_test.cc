@@ -409,3 +409,66 @@ TEST(threads, robust_list_is_told) {
   CHECK_EQ(size, sizeof head);
   OK(syscall(SYS_set_robust_list, before, sizeof head));
 }
+
+namespace {
+
+void wait_while(std::atomic<int>& word, int value) {
+  while (word.load() == value) futex(&word, FUTEX_WAIT_PRIVATE, value);
+}
+
+void answer(std::atomic<int>& word, int value) {
+  word = value;
+  futex(&word, FUTEX_WAKE_PRIVATE, 1);
+}
+
+std::atomic<int> caught{0};
+
+}  // namespace
+
+// Two that wake each other, often enough that short ways are in use; and after that what futex(2) says of single waits.
+TEST(threads, futex_answers) {
+  constexpr int kRounds = 5000;
+  std::atomic<int> word{0}, state{0};
+  pid_t other_tid = 0;
+  struct sigaction action = {};
+  action.sa_handler = [](int) { ++caught; };
+  OK(sigaction(SIGUSR1, &action, nullptr));
+  long woken = -1, interrupted = -1, timed_out = -1;
+  int64_t took = 0;
+  std::thread other([&] {
+    other_tid = (pid_t)syscall(SYS_gettid);
+    for (int i = 0; i < kRounds; ++i) {
+      wait_while(word, 0);
+      answer(word, 0);
+    }
+    state = 1;
+    woken = futex(&word, FUTEX_WAIT_PRIVATE, 0);
+    state = 2;
+    if (futex(&word, FUTEX_WAIT_PRIVATE, 1) < 0) interrupted = errno;
+    const timespec two_ms = {0, 2000000};
+    const int64_t begin = now_ms();
+    if (futex(&word, FUTEX_WAIT_PRIVATE, 1, &two_ms) < 0) timed_out = errno;
+    took = now_ms() - begin;
+  });
+  for (int i = 0; i < kRounds; ++i) {
+    answer(word, 1);
+    wait_while(word, 1);
+  }
+  while (state.load() != 1) sched_yield();
+  sleep_ms(30);
+  word = 1;
+  CHECK_EQ(futex(&word, FUTEX_WAKE_PRIVATE, 1), 1);
+  while (state.load() != 2) sched_yield();
+  while (caught.load() == 0) {
+    OK(syscall(SYS_tgkill, getpid(), other_tid, SIGUSR1));
+    sleep_ms(30);
+  }
+  other.join();
+  CHECK_EQ(woken, 0);
+  CHECK_EQ(interrupted, EINTR);
+  CHECK_EQ(timed_out, ETIMEDOUT);
+  CHECK(took >= 1 && took < 1000);
+  FAILS(futex(&word, FUTEX_WAIT_PRIVATE, 0), EAGAIN);
+  FAILS(syscall(SYS_futex, 8, FUTEX_WAIT, 0, nullptr, nullptr, 0), EFAULT);
+  FAILS(syscall(SYS_futex, reinterpret_cast<char*>(&word) + 1, FUTEX_WAIT, 0, nullptr, nullptr, 0), EINVAL);
+}

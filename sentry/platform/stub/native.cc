@@ -292,7 +292,8 @@ bool do_futex(Context& ctx, i64& ret) {
     }
     timeout = reinterpret_cast<u64>(&deadline);
   }
-  if (bitset != 0 && futex_changes(slot, a[0], static_cast<u32>(a[2]))) {
+  // One that is to end at some time may have to end before.
+  if (bitset != 0 && timeout == 0 && futex_changes(slot, a[0], static_cast<u32>(a[2]))) {
     ret = -kEagain;
     return true;
   }
