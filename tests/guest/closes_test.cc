@@ -28,13 +28,6 @@ std::string small_bytes(char seed) {
   return text;
 }
 
-std::string next(int fd, size_t n) {
-  std::string text(n, 0);
-  ssize_t got = read(fd, text.data(), n);
-  text.resize(got < 0 ? 0 : (size_t)got);
-  return text;
-}
-
 // Opens, reads and closes often enough that short ways are in use.
 void warm_up(const char* path) {
   for (int i = 0; i < 40; ++i) {
@@ -53,6 +46,15 @@ std::atomic<int>& shared_word() {
 
 void await(std::atomic<int>& word, int value) {
   while (word.load() != value) sched_yield();
+}
+
+// Says that it is ready, closes when it is told to, says so, and waits for the other one's look: by the word alone.
+void close_when_told(std::atomic<int>& word, int fd, int at = 0) {
+  word = at + 1;
+  while (word.load() != at + 2) continue;
+  OK(close(fd));
+  word = at + 3;
+  while (word.load() != at + 4) continue;
 }
 
 bool is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
@@ -152,11 +154,7 @@ TEST(closes, seen_from_outside) {
     for (int at = 0; at < 8; at += 4) {
       int mine = OK(open("f", O_RDONLY));
       CHECK_EQ(mine, fd);
-      word = at + 1;
-      while (word.load() != at + 2) continue;
-      OK(close(mine));
-      word = at + 3;
-      while (word.load() != at + 4) continue;
+      close_when_told(word, mine, at);
     }
     return 0;
   });
@@ -241,11 +239,7 @@ TEST(closes, record_locks) {
     int first = OK(open("f", O_RDONLY)), second = OK(open("f", O_RDONLY));
     struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
     OK(fcntl(first, F_SETLK, &lock));
-    word = 1;
-    while (word.load() != 2) continue;
-    OK(close(second));
-    word = 3;
-    while (word.load() != 4) continue;
+    close_when_told(word, second);
     return 0;
   });
   int fd = OK(open("f", O_RDWR));
@@ -267,11 +261,7 @@ TEST(closes, whole_file_locks) {
     int fd = OK(open("f", O_RDONLY));
     OK(flock(fd, LOCK_EX));
     CHECK_EQ(next(fd, 10).size(), 10u);
-    word = 1;
-    while (word.load() != 2) continue;
-    OK(close(fd));
-    word = 3;
-    while (word.load() != 4) continue;
+    close_when_told(word, fd);
     return 0;
   });
   int fd = OK(open("f", O_RDONLY));
@@ -290,11 +280,7 @@ TEST(closes, watched) {
   pid_t child = spawn([&] {
     warm_up("f");
     int fd = OK(open("f", O_RDONLY));
-    word = 1;
-    while (word.load() != 2) continue;
-    OK(close(fd));
-    word = 3;
-    while (word.load() != 4) continue;
+    close_when_told(word, fd);
     return 0;
   });
   await(word, 1);

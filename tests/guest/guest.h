@@ -53,6 +53,8 @@ int64_t now_ms();
 bool eventually(const std::function<bool()>& done, int ms = 5000);
 // The whole file as text; "" when it cannot be read.
 std::string slurp(const std::string& path);
+// What one read of at most n bytes gives; nothing if it fails.
+std::string next(int fd, size_t n);
 void spew(const std::string& path, const std::string& text);
 // The number behind `key` in a file like /proc/self/status; -1 when absent.
 long long field(const std::string& path, const std::string& key, int base = 10);

@@ -83,6 +83,13 @@ bool eventually(const std::function<bool()>& done, int ms) {
   return true;
 }
 
+std::string next(int fd, size_t n) {
+  std::string text(n, 0);
+  ssize_t got = read(fd, text.data(), n);
+  text.resize(got < 0 ? 0 : (size_t)got);
+  return text;
+}
+
 std::string slurp(const std::string& path) {
   std::string text;
   int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);

@@ -32,13 +32,6 @@ std::string bytes_of(uint64_t offset, size_t n) {
   return text;
 }
 
-std::string next(int fd, size_t n) {
-  std::string text(n, 0);
-  ssize_t got = read(fd, text.data(), n);
-  text.resize(got < 0 ? 0 : (size_t)got);
-  return text;
-}
-
 off_t where(int fd) { return lseek(fd, 0, SEEK_CUR); }
 
 // Open, read and moved about often enough that short ways are in use; at position 10.
