@@ -8,7 +8,7 @@
 
 namespace sbx::gofer {
 namespace {
-constexpr u32 kMagic = 0x32677873;  // "sxg2"
+constexpr u32 kMagic = 0x33677873;  // "sxg3"
 constexpr size_t kMostMounts = 4096;
 constexpr off_t kMostBytes = 1 << 20;
 }  // namespace
@@ -24,6 +24,7 @@ HostResult<UniqueFd> write_gofer_boot(const GoferBoot& boot) {
   e.i64v(boot.proc_fd);
   e.u32v(boot.directory_fds);
   e.boolean(boot.raw_sockets);
+  e.boolean(boot.sockets);
   e.u32v(static_cast<u32>(boot.mounts.size()));
   for (const GoferMount& m : boot.mounts) {
     e.i64v(m.root_fd);
@@ -60,6 +61,7 @@ HostResult<GoferBoot> read_gofer_boot(int memfd) {
   boot.proc_fd = static_cast<int>(d.i64v());
   boot.directory_fds = d.u32v();
   boot.raw_sockets = d.boolean();
+  boot.sockets = d.boolean();
   u32 count = d.u32v();
   if (count > kMostMounts) return Failure(Errno::kInval, "gofer boot data: too many mounts");
   for (u32 i = 0; i < count && d.ok(); ++i) {

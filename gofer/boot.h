@@ -46,6 +46,8 @@ struct GoferBoot {
   u32 directory_fds = 0;
   // Raw and packet sockets may be asked for: the container has CAP_NET_RAW.
   bool raw_sockets = false;
+  // Other sockets of the network namespace that the gofer is in, too: the sentry is in another one.
+  bool sockets = false;
   std::vector<GoferMount> mounts;
 };
 

@@ -97,7 +97,7 @@ HostResult<void> run(int memfd) {
         return server.serve(type, request, in, out);
       }));
   if (sysconf(_SC_NPROCESSORS_CONF) > 1) TRY(server.start_helper());
-  TRY(load_filter(boot.raw_sockets));
+  TRY(load_filter(boot.sockets, boot.raw_sockets));
   channel->go();
   channel->wait_for_end();
   // The lanes' threads are blocked or in the middle of a request nobody waits for.

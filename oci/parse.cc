@@ -367,6 +367,7 @@ void read_state(const Node& n, State& s) {
   n.at("cgroupDirs").read(s.cgroup_dirs);
   n.at("ownUserNamespace").read(s.own_user_namespace);
   n.at("ownPidNamespace").read(s.own_pid_namespace);
+  n.at("sandbox").read(s.sandbox);
   n.at("rootless").read(s.rootless);
   n.at("terminal").read(s.terminal);
   n.at("noNewPrivs").read(s.no_new_privs);

@@ -31,6 +31,7 @@ struct State {
   std::vector<std::string> cgroup_dirs;  // directories that we made or joined, children after parents
   bool own_user_namespace = false;
   bool own_pid_namespace = true;  // asked for in the config (the sandbox always has one of its own)
+  std::string sandbox;            // id of the container whose sandbox it has joined; empty: one of its own
   bool rootless = false;
   bool terminal = false;
   bool no_new_privs = false;

@@ -3,7 +3,6 @@
 
 #include <grp.h>
 #include <linux/capability.h>
-#include <linux/seccomp.h>
 #include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -11,7 +10,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,14 +18,13 @@
 
 #include "gofer/protocol/channel.h"
 #include "sentry/base/log.h"
+#include "sentry/containers.h"
 #include "sentry/control/filter.h"
-#include "sentry/control/mounts.h"
 #include "sentry/control/server.h"
 #include "sentry/control/terminal.h"
 #include "sentry/fiber/kernel_lock.h"
 #include "sentry/fiber/reactor.h"
 #include "sentry/fs/host/host_file.h"
-#include "sentry/rootfs.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/task/kernel.h"
 
@@ -66,7 +63,7 @@ void raise_descriptor_limit() {
 constexpr useconds_t kReapDelayUs = 1000;
 
 struct Sentry {
-  control::Container container;
+  RefPtr<control::Container> container = make_ref<control::Container>();
   std::shared_ptr<gofer::Client> gofer;
   UniqueFd signals, child_signals;
   fiber::HostWatch signal_watch;
@@ -89,7 +86,7 @@ void on_signals(Sentry& sentry) {
     window |= info.ssi_signo == SIGWINCH;
     static constexpr u32 kPassed[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     bool passed = std::find(std::begin(kPassed), std::end(kPassed), info.ssi_signo) != std::end(kPassed);
-    if (passed && info.ssi_code <= 0) control::signal_init(sentry.container, static_cast<int>(info.ssi_signo));
+    if (passed && info.ssi_code <= 0) control::signal_init(*sentry.container, static_cast<int>(info.ssi_signo));
   }
   if (window) control::host_window_changed();
 }
@@ -126,76 +123,20 @@ void start_reaper(Sentry& sentry) {
   _exit(status);
 }
 
-u32 seccomp_verdict(control::SeccompAction action, u32 errno_value) {
-  using control::SeccompAction;
-  switch (action) {
-    case SeccompAction::kKillProcess: return SECCOMP_RET_KILL_PROCESS;
-    case SeccompAction::kKillThread: return SECCOMP_RET_KILL_THREAD;
-    case SeccompAction::kTrap: return SECCOMP_RET_TRAP;
-    case SeccompAction::kErrno: return SECCOMP_RET_ERRNO | (errno_value & SECCOMP_RET_DATA);
-    case SeccompAction::kNotify: return SECCOMP_RET_USER_NOTIF;
-    case SeccompAction::kTrace: return SECCOMP_RET_TRACE | (errno_value & SECCOMP_RET_DATA);
-    case SeccompAction::kLog: return SECCOMP_RET_LOG;
-    case SeccompAction::kAllow: return SECCOMP_RET_ALLOW;
-  }
-  return SECCOMP_RET_KILL_PROCESS;
-}
-
-RefPtr<const task::SeccompFilter> container_filter(const control::SeccompConfig& config) {
-  if (!config.present) return nullptr;
-  std::vector<task::SeccompRule> rules;
-  for (const control::SeccompRule& rule : config.rules) {
-    task::SeccompRule& out = rules.emplace_back();
-    out.numbers = rule.syscalls;
-    out.action = seccomp_verdict(rule.action, rule.errno_value);
-    for (const control::SeccompArg& arg : rule.args) {
-      // The enumerations have the same order.
-      out.conditions.push_back({arg.index, static_cast<task::SeccompOp>(arg.op), arg.value, arg.value_two});
-    }
-  }
-  return task::rules_filter(std::move(rules), seccomp_verdict(config.default_action, config.default_errno));
-}
-
 // On a fiber, before the filter: the mount tree, and whether init's command exists.
 HostResult<void> boot_on_fiber(Sentry& sentry) {
-  BootConfig& config = sentry.container.config;
   task::Kernel& kernel = task::kernel();
   kernel.boot_time_ns = fiber::now_ns();
   kernel.dispatch = &syscalls::dispatch;
   kernel.finish_file_read = &syscalls::finish_file_read;
-  kernel.uts = make_ref<task::UtsNamespace>();
-  // Not given: what the uts namespace has that the sentry is in, the host's or a copy of it.
-  utsname host{};
-  if (uname(&host) == 0) {
-    kernel.uts->hostname = host.nodename;
-    kernel.uts->domainname = host.domainname;
-  }
-  if (!config.hostname.empty()) kernel.uts->hostname = config.hostname;
-  if (!config.domainname.empty()) kernel.uts->domainname = config.domainname;
-  for (const auto& [name, value] : config.sysctls) kernel.sysctls[name] = value;
-  kernel.seccomp = container_filter(config.seccomp);
   kernel.on_init_exit = [](i32 wait_status) { finish(control::exit_status_of(wait_status)); };
-
-  register_filesystems(config, sentry.gofer);
-  kernel.mounts = TRY(control::build_mounts(config, gofer_bind_maker(sentry.gofer)));
-  TRY(control::prepare_cwd(config.process));
-  task::ProcessSpec probe;
-  probe.args = config.process.args;
-  probe.env = config.process.env;
-  probe.cwd = config.process.cwd;
-  RefPtr<security::Credentials> creds(new security::Credentials);
-  creds->uid = creds->euid = creds->suid = creds->fsuid = config.process.uid;
-  creds->gid = creds->egid = creds->sgid = creds->fsgid = config.process.gid;
-  creds->effective = config.process.capabilities.effective;
-  probe.creds = creds;
-  auto found = kernel.find_command(probe);
-  if (!found) return Failure(found.error(), control::start_error_text(config.process, found.error()));
-  return {};
+  return set_up_container(*sentry.container, sentry.gofer);
 }
 
 HostResult<void> boot(Sentry& sentry) {
-  BootConfig& config = sentry.container.config;
-  sentry.container.finish = [](i32 status) { finish(status); };
+  BootConfig& config = sentry.container->config;
+  sentry.container->finish = [](i32 status) { finish(status); };
+  sentry.container->kernel = task::kernel().container;
   raise_descriptor_limit();
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t mask;
@@ -221,8 +162,8 @@ HostResult<void> boot(Sentry& sentry) {
   sentry.gofer = std::move(client);
   // A terminal is one descriptor, named three times.
   for (int i = 0; i < (config.process.terminal ? 1 : 3); ++i)
-    sentry.container.init_streams.fd[i].reset(config.stdio[i].fd);
-  for (i32 fd : config.extra_fds) sentry.container.init_streams.extra.emplace_back(fd);
+    sentry.container->init_streams.fd[i].reset(config.stdio[i].fd);
+  for (i32 fd : config.extra_fds) sentry.container->init_streams.extra.emplace_back(fd);
   if (config.strace) syscalls::strace_start(config.log_fd >= 0 ? config.log_fd : 2, config.strace_filter);
 
   HostResult<void> result;
@@ -248,8 +189,8 @@ int sentry_main(int boot_fd) {
   }
   close(boot_fd);
   auto* sentry = new Sentry;  // until the process ends
-  sentry->container.config = std::move(*config);
-  BootConfig& boot_config = sentry->container.config;
+  sentry->container->config = std::move(*config);
+  BootConfig& boot_config = sentry->container->config;
   log_init(boot_config.log_fd, static_cast<LogFormat>(boot_config.log_format),
            boot_config.debug ? LogLevel::kDebug : static_cast<LogLevel>(boot_config.log_level));
   int sync_fd = boot_config.sync_fd;
@@ -267,7 +208,8 @@ int sentry_main(int boot_fd) {
     return fail(loaded.error().message);
   {
     fiber::KernelLock lock;
-    if (auto serving = control::serve_control(sentry->container); !serving) return fail(serving.error().message);
+    if (auto serving = control::serve_control(*sentry->container, &join_container); !serving)
+      return fail(serving.error().message);
     fiber::run_ready();
   }
   control::send_boot_report(sync_fd, {.ready = true, .text = ""});

@@ -36,18 +36,8 @@ Result<RefPtr<vfs::FileSystem>> make_tmpfs(std::string_view data, const char* ty
 }
 
 void fill_host_facts(const control::BootConfig& config) {
-  fs::proc::HostFacts& facts = fs::proc::host_facts();
   control::set_limits(config.limits);
-  facts.cgroup_path = config.cgroup_path;
-  facts.cgroup_namespace = config.namespaces.own_cgroup;
   fs::proc::complete_host_facts();
-  // config.json writes them with dots; files have slashes.
-  auto& sysctls = task::kernel().sysctls;
-  for (auto [name, value] : config.sysctls) {
-    std::replace(name.begin(), name.end(), '.', '/');
-    if (name == "kernel/domainname") task::kernel().uts->domainname = value;
-    sysctls[name] = value;
-  }
 }
 
 }  // namespace
@@ -77,24 +67,11 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   net::register_unix();
   net::register_inet();
   net::register_netlink();
-  net::make_raw_socket = [gofer](int family, int type, int protocol) {
-    return fs::gofer::raw_socket(*gofer, family, type, protocol);
-  };
   net::caller_capable = [](int capability) {
     const task::Task* task = task::current_task();
     return task != nullptr && task->creds->capable(static_cast<u32>(capability));
   };
-  ipc::Namespace& ipc = *task::kernel().ipc;
-  for (const auto& [name, value] : config.sysctls) {
-    const u64 number = strtoull(value.c_str(), nullptr, 10);
-    if (name == "net.ipv4.ip_unprivileged_port_start") net::unprivileged_port_start = static_cast<u32>(number);
-    if (name == "kernel.shmmax") ipc.shmmax = number;
-    if (name == "kernel.shmall") ipc.shmall = number;
-    if (name == "kernel.shmmni") ipc.segments.limit = static_cast<u32>(std::min<u64>(number, ipc::kMaxIds));
-    if (name == "kernel.msgmax") ipc.msgmax = std::min<u64>(number, 1 << 20);
-    if (name == "kernel.msgmnb") ipc.msgmnb = number;
-    if (name == "kernel.msgmni") ipc.queues.limit = static_cast<u32>(std::min<u64>(number, ipc::kMaxIds));
-  }
+  net::caller_network = []() -> net::Network& { return *task::kernel().current_container().network; };
   net::caller_identity = [] {
     const task::Task* task = task::current_task();
     return task != nullptr ? net::Identity{task->pid(), task->creds->euid, task->creds->egid} : net::Identity{0, 0, 0};

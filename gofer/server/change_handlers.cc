@@ -8,11 +8,14 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "gofer/server/server.h"
+#include "gofer/server/socket_kinds.h"
 
 namespace sbx::gofer {
 namespace {
@@ -306,15 +309,17 @@ Result<ConnectSocketReply> Server::handle(const ConnectSocketRequest& m, Descrip
   return ConnectSocketReply{};
 }
 
-Result<RawSocketReply> Server::handle(const RawSocketRequest& m, Descriptors& with) {
-  const bool internet = (m.family == AF_INET || m.family == AF_INET6) && m.type == SOCK_RAW;
-  const bool packet = m.family == AF_PACKET && (m.type == SOCK_RAW || m.type == SOCK_DGRAM);
-  if (!internet && !packet) return Errno::kInval;
-  // Where the container has no CAP_NET_RAW, neither have we, and the filter refuses it as well.
-  with.out.reset(socket(static_cast<int>(m.family), static_cast<int>(m.type | SOCK_NONBLOCK | SOCK_CLOEXEC),
-                        static_cast<int>(m.protocol)));
+Result<MakeSocketReply> Server::handle(const MakeSocketRequest& m, Descriptors& with) {
+  const int family = static_cast<int>(m.family), type = static_cast<int>(m.type);
+  const int protocol = static_cast<int>(m.protocol);
+  const bool known = std::any_of(std::begin(kSocketKinds), std::end(kSocketKinds), [&](const SocketKind& kind) {
+    return kind.family == family && kind.type == type && (kind.protocol < 0 || kind.protocol == protocol);
+  });
+  if (!known) return Errno::kInval;
+  // What is not for this gofer the filter refuses.
+  with.out.reset(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
   if (!with.out) return last_errno();
-  return RawSocketReply{};
+  return MakeSocketReply{};
 }
 
 }  // namespace sbx::gofer

@@ -55,6 +55,9 @@ namespace {
 
 }  // namespace
 
-HostResult<void> load_filter(bool raw_sockets) { return raw_sockets ? load_bpf(kRaw) : load_bpf(kPlain); }
+HostResult<void> load_filter(bool sockets, bool raw_sockets) {
+  if (sockets) return raw_sockets ? load_bpf(kSocketsAndRaw) : load_bpf(kSockets);
+  return raw_sockets ? load_bpf(kRaw) : load_bpf(kPlain);
+}
 
 }  // namespace sbx::gofer

@@ -11,6 +11,6 @@ HostResult<void> drop_privileges(bool raw_sockets);
 HostResult<void> enter_empty_root();
 // Loads the list of allowed system calls for all threads of the process; others answer EPERM. After the threads have
 // started: no new ones can be made.
-HostResult<void> load_filter(bool raw_sockets);
+HostResult<void> load_filter(bool sockets, bool raw_sockets);
 
 }  // namespace sbx::gofer

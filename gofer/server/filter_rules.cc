@@ -7,11 +7,12 @@
 
 #include <utility>
 
+#include "gofer/server/socket_kinds.h"
 #include "sentry/base/bpf_export.h"
 
 namespace sbx::gofer {
 
-HostResult<std::vector<sock_filter>> gofer_program(bool raw_sockets) {
+HostResult<std::vector<sock_filter>> gofer_program(bool sockets, bool raw_sockets) {
   static constexpr int kAllowed[] = {
       // the channel
       SCMP_SYS(futex),
@@ -102,11 +103,14 @@ HostResult<std::vector<sock_filter>> gofer_program(bool raw_sockets) {
   allow(SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_GETFL));
   allow(SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_DUPFD_CLOEXEC));
   allow(SCMP_SYS(getsockopt), SCMP_A1(SCMP_CMP_EQ, SOL_SOCKET), SCMP_A2(SCMP_CMP_EQ, SO_DOMAIN));
-  for (auto [family, type] : {std::pair(AF_INET, SOCK_RAW), std::pair(AF_INET6, SOCK_RAW),
-                              std::pair(AF_PACKET, SOCK_RAW), std::pair(AF_PACKET, SOCK_DGRAM)}) {
-    if (!raw_sockets) break;
-    allow(SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(family)),
-          SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(type | SOCK_NONBLOCK | SOCK_CLOEXEC)));
+  for (const SocketKind& kind : kSocketKinds) {
+    if (!(kind.raw ? raw_sockets : sockets)) continue;
+    const scmp_arg_cmp family = SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(kind.family));
+    const scmp_arg_cmp type = SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(kind.type | SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (kind.protocol < 0)
+      allow(SCMP_SYS(socket), family, type);
+    else
+      allow(SCMP_SYS(socket), family, type, SCMP_A2(SCMP_CMP_EQ, static_cast<scmp_datum_t>(kind.protocol)));
   }
   auto program = export_bpf(ctx);
   seccomp_release(ctx);

@@ -9,6 +9,6 @@
 namespace sbx::gofer {
 
 // Assembled by libseccomp: while the product is built.
-HostResult<std::vector<sock_filter>> gofer_program(bool raw_sockets);
+HostResult<std::vector<sock_filter>> gofer_program(bool sockets, bool raw_sockets);
 
 }  // namespace sbx::gofer

@@ -4,5 +4,9 @@
 
 int main() {
   using sbx::gofer::gofer_program;
-  return sbx::print_bpf("kPlain", gofer_program(false)) && sbx::print_bpf("kRaw", gofer_program(true)) ? 0 : 1;
+  bool done =
+      sbx::print_bpf("kPlain", gofer_program(false, false)) && sbx::print_bpf("kRaw", gofer_program(false, true));
+  done = done && sbx::print_bpf("kSockets", gofer_program(true, false)) &&
+         sbx::print_bpf("kSocketsAndRaw", gofer_program(true, true));
+  return done ? 0 : 1;
 }

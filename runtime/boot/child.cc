@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/mount.h>
 #include <net/if.h>
 #include <sched.h>
@@ -20,6 +21,7 @@
 #include <cstring>
 
 #include "runtime/boot/launch.h"
+#include "runtime/boot/stand_in.h"
 #include "runtime/host/files.h"
 #include "sentry/control/boot_config.h"
 
@@ -138,6 +140,31 @@ void inherit(const ChildPlan& plan, const std::vector<int>& fds) {
 #endif
 }
 
+// The container's `pid` where another's sentry runs it: waits for the end of its init. Holds nothing but the connection
+// and its terminal, and has no capability; that namespace's end is its own.
+[[noreturn]] void stand_in_for_init(const ChildPlan& plan) {
+  UniqueFd signals = block_passed_signals();
+  if (!signals) give_up_errno(plan, "signalfd");
+  for (int fd = 0; fd < 3; ++fd) ::dup2(plan.null_fd, fd);
+  ::prctl(PR_SET_NAME, "sbx-joined");
+  ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[2] = {};
+  if (::syscall(SYS_capset, &header, none) != 0) give_up_errno(plan, "dropping capabilities");
+  control::send_boot_report(plan.sync_fd, {true, ""});
+  std::vector<int> kept = {plan.stand_in_fd, signals.get(), plan.tty};
+  std::sort(kept.begin(), kept.end());
+  unsigned from = 3;
+  for (int fd : kept) {
+    if (fd < 3) continue;
+    auto at = static_cast<unsigned>(fd);
+    if (at > from) ::close_range(from, at - 1, 0);
+    from = at + 1;
+  }
+  ::close_range(from, ~0u, 0);
+  ::_exit(stand_in(plan.stand_in_fd, signals.get(), plan.tty, 0));
+}
+
 }  // namespace
 
 void child_main(const ChildPlan& plan) {
@@ -194,6 +221,7 @@ void child_main(const ChildPlan& plan) {
   empty_root(plan);
   tell(plan, 'P');
   await(plan, 'G');
+  if (plan.stand_in_fd >= 0) stand_in_for_init(plan);
   inherit(plan, plan.sentry_fds);
   become(plan, kSentryName, plan.sentry_boot_fd);
 }

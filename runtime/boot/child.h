@@ -27,6 +27,7 @@ struct ChildPlan {
   int exe_fd = -1;
   int gofer_boot_fd = -1;
   int sentry_boot_fd = -1;
+  int stand_in_fd = -1;        // the connection to the sandbox that the container has joined: no sentry of its own
   std::vector<int> gofer_fds;  // to be inherited
   std::vector<int> sentry_fds;
 };

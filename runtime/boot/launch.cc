@@ -21,6 +21,7 @@
 #include "runtime/host/idmap.h"
 #include "runtime/host/process.h"
 #include "sentry/base/log.h"
+#include "sentry/control/messages.h"
 
 namespace sbx::boot {
 namespace {
@@ -43,7 +44,7 @@ constexpr NamespaceKind kKinds[] = {
     {"user", CLONE_NEWUSER}, {"network", CLONE_NEWNET}, {"ipc", CLONE_NEWIPC}, {"uts", CLONE_NEWUTS}};
 
 struct NamespacePlan {
-  int clone_flags = CLONE_NEWPID;
+  int clone_flags = 0;
   int unshare_flags = 0;
   std::vector<std::pair<UniqueFd, int>> join;
 };
@@ -71,6 +72,58 @@ HostResult<NamespacePlan> plan_namespaces(const oci::Spec& spec) {
   // The sandbox itself never shares the host's ipc namespace: the sentry has no use for it.
   if (spec.linux_.find_namespace("ipc") == nullptr) made |= CLONE_NEWIPC;
   return out;
+}
+
+// What is made in `wanted` meanwhile: only children are in another pid namespace after setns(2).
+class ChildrenIn {
+ public:
+  static HostResult<ChildrenIn> enter(const JoinTarget* target) {
+    ChildrenIn out;
+    if (target == nullptr) return out;
+    out.own_ = TRY(host::open_file("/proc/self/ns/pid", O_RDONLY));
+    if (::setns(target->pid_namespace.get(), CLONE_NEWPID) < 0) return Failure::from_errno("joining the pid namespace");
+    return out;
+  }
+  ChildrenIn(ChildrenIn&&) = default;
+  ChildrenIn& operator=(ChildrenIn&&) = delete;
+  ~ChildrenIn() {
+    if (own_ && ::setns(own_.get(), CLONE_NEWPID) < 0) LOG_WARNING("leaving the pid namespace: %s", strerror(errno));
+  }
+
+ private:
+  ChildrenIn() = default;
+  UniqueFd own_;
+};
+
+// Asks the sandbox that is joined to take the container in. Descriptors of the config become places.
+HostResult<void> ask_to_join(int control_fd, control::BootConfig config) {
+  std::vector<int> fds = {-1};
+  auto place = [&](i32& fd) {
+    if (fd < 0) return;
+    fds.push_back(fd);
+    fd = static_cast<i32>(fds.size() - 1);
+  };
+  place(config.gofer_fd);
+  place(config.control_fd);
+  for (int i = 0; i < (config.process.terminal ? 1 : 3); ++i) place(config.stdio[i].fd);
+  for (i32& fd : config.extra_fds) place(fd);
+  for (i32& fd : config.guest_cgroup_fds) place(fd);
+  if (fds.size() > control::kMaxFds) return Failure(Errno::kInval, "too many descriptors to be preserved");
+  UniqueFd boot = TRY(control::write_boot_config(config));
+  fds[0] = boot.get();
+  TRY(control::send_packet(control_fd, control::encode_request(control::JoinRequest{}), fds));
+  pollfd p{control_fd, POLLIN, 0};
+  int ready = 0;
+  do {
+    ready = ::poll(&p, 1, kBootTimeoutMs);
+  } while (ready < 0 && errno == EINTR);
+  if (ready != 1) return Failure(Errno::kTimedout, "the sandbox does not answer");
+  control::Packet packet = TRY(control::receive_packet(control_fd));
+  if (packet.bytes.empty()) return Failure(Errno::kConnreset, "the sandbox ended");
+  control::Reply reply = TRY(control::decode_reply(packet.bytes));
+  if (auto* error = std::get_if<control::ErrorReply>(&reply))
+    return Failure(static_cast<Errno>(error->code), error->text);
+  return {};
 }
 
 // Reads packets from the child until `stage` or a report arrives.
@@ -147,7 +200,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   UniqueFd null_fd = TRY(host::open_file("/dev/null", O_RDWR));
   UniqueFd exe = TRY(own_executable());
   std::vector<UniqueFd> guest_procs;
-  if (request.cgroup != nullptr) guest_procs = TRY(request.cgroup->open_guest_procs());
+  if (request.cgroup != nullptr) guest_procs = TRY(request.cgroup->open_guest_procs(request.join != nullptr));
 
   gofer::GoferBoot gofer;
   gofer.request_socket = requests.second.get();
@@ -156,6 +209,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   gofer.log_format = config.log_format;
   gofer.log_level = config.log_level;
   gofer.raw_sockets = config.raw_sockets;
+  gofer.sockets = request.join != nullptr && !config.namespaces.shares_net;
   for (const OpenedMount& m : mounts)
     gofer.mounts.push_back({m.fd.get(), m.read_only, m.recursive, m.exclusive, m.sockets});
   UniqueFd gofer_boot = TRY(gofer::write_gofer_boot(gofer));
@@ -181,7 +235,11 @@ HostResult<Launched> launch(LaunchRequest request) {
     config.stdio[i].fd = moved[i].get();
   }
   for (int fd : request.extra_fds) config.extra_fds.push_back(fd);
-  UniqueFd sentry_boot = TRY(control::write_boot_config(config));
+  UniqueFd sentry_boot;
+  if (request.join == nullptr) {
+    namespaces.clone_flags |= CLONE_NEWPID;
+    sentry_boot = TRY(control::write_boot_config(config));
+  }
 
   plan.sync_fd = sync.second.get();
   plan.parent_sync_fd = sync.first.get();
@@ -206,6 +264,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   plan.exe_fd = exe.get();
   plan.gofer_boot_fd = gofer_boot.get();
   plan.sentry_boot_fd = sentry_boot.get();
+  if (request.join != nullptr) plan.stand_in_fd = request.join->control.get();
   plan.gofer_fds = {gofer_boot.get(), gofer.request_socket, gofer.notify_socket, gofer.log_fd};
   for (const OpenedMount& m : mounts) plan.gofer_fds.push_back(m.fd.get());
   plan.sentry_fds = {sentry_boot.get(), config.gofer_fd,    config.gofer_notify_fd, config.control_fd, config.log_fd,
@@ -218,15 +277,19 @@ HostResult<Launched> launch(LaunchRequest request) {
   args.flags = static_cast<u64>(namespaces.clone_flags) | CLONE_PIDFD;
   args.pidfd = reinterpret_cast<u64>(&pidfd_number);
   args.exit_signal = SIGCHLD;
-  long pid = ::syscall(SYS_clone3, &args, sizeof(args));
-  if (pid < 0) return Failure::from_errno("making the sandbox's namespaces");
-  if (pid == 0) child_main(plan);
+  long pid = 0;
+  {
+    ChildrenIn joined = TRY(ChildrenIn::enter(request.join));
+    pid = ::syscall(SYS_clone3, &args, sizeof(args));
+    if (pid == 0) child_main(plan);
+    if (pid < 0) return Failure::from_errno("making the sandbox's namespaces");
+  }
 
   ChildGuard guard(static_cast<i32>(pid));
   UniqueFd pidfd(pidfd_number);
   sync.second.reset();
   requests.second.reset();
-  requests.first.reset();
+  if (request.join == nullptr) requests.first.reset();
   notify.first.reset();
   notify.second.reset();
 
@@ -240,6 +303,7 @@ HostResult<Launched> launch(LaunchRequest request) {
   tell(sync.first.get(), 'A');
   TRY(await_stage(sync.first.get(), 'P', kBootTimeoutMs));
   if (request.on_prepared) TRY(request.on_prepared(static_cast<i32>(pid)));
+  if (request.join != nullptr) TRY(ask_to_join(request.join->control.get(), config));
   tell(sync.first.get(), 'G');
   TRY(await_stage(sync.first.get(), '\0', kBootTimeoutMs));
   guard.dismiss();

@@ -5,6 +5,9 @@
 //                         │ joins namespaces, network up, sysctls, empty root     -> "prepared": on_prepared runs hooks
 //                         ├─fork─> gofer  (so it dies with the pid namespace, and needs no pid of ours)
 //                         └─exec─> sentry (the container's `pid`)                 -> boot report: ready, or the error
+//
+// A container that joins another's sandbox has the same gofer, and in place of a sentry of its own a stand-in (its
+// `pid`): we ask that sandbox's sentry to take the container in, and the connection to it becomes the stand-in's.
 #pragma once
 #include <functional>
 #include <string>
@@ -19,6 +22,12 @@
 
 namespace sbx::boot {
 
+// The sandbox of another container that one joins, because it is to share its pid namespace.
+struct JoinTarget {
+  UniqueFd pid_namespace;
+  UniqueFd control;  // a connection to its sentry
+};
+
 struct LaunchRequest {
   const oci::Spec* spec = nullptr;
   std::string bundle;          // absolute
@@ -30,6 +39,7 @@ struct LaunchRequest {
   Stream streams[3];
   std::vector<int> extra_fds;
   bool rootless = false;
+  JoinTarget* join = nullptr;  // null: a sandbox of its own
   // Called when the child exists in its namespaces and cgroup, and before any of the container's code runs.
   std::function<HostResult<void>(i32 pid)> on_prepared;
 };

@@ -1,11 +1,9 @@
 // exec: a further process in a running container. Detached, a stand-in process stays behind in its place: engines wait
 // for a host process whose exit status is the exec's.
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,6 +14,7 @@
 #include "oci/parse.h"
 #include "oci/validate.h"
 #include "runtime/boot/convert.h"
+#include "runtime/boot/stand_in.h"
 #include "runtime/boot/stdio.h"
 #include "runtime/commands/command.h"
 #include "runtime/container/console.h"
@@ -124,31 +123,15 @@ HostResult<Prepared> prepare(const Container& c, const Arguments& args) {
 
 // Waits for the exec'd process; signals that reach us are for it.
 HostResult<int> wait_exec(ControlClient& client, u32 exec_id, const container::ForegroundSignals& signals,
-                          int pty_master, int tty_for_size) {
+                          int pty_master) {
   TRY(client.send(control::WaitRequest{exec_id}));
   std::optional<control::WaitReply> ended;
-  HostResult<void> broken;
   auto pass_on = [&](int signo) {
     (void)client.send(control::SignalRequest{control::SignalTarget::kExec, 0, signo, exec_id});
   };
   auto resize = [&](u16 rows, u16 columns) { (void)client.send(control::ResizeRequest{exec_id, rows, columns}); };
   while (!ended) {
-    if (tty_for_size >= 0) {
-      // A stand-in: no relay, and SIGWINCH comes from the pty that it has as its terminal.
-      pollfd fds[2] = {{client.fd(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};
-      if (::poll(fds, 2, -1) < 0) continue;
-      signalfd_siginfo info{};
-      while (fds[1].revents != 0 && ::read(signals.fd(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
-        winsize size{};
-        if (info.ssi_signo != SIGWINCH)
-          pass_on(static_cast<int>(info.ssi_signo));
-        else if (::ioctl(tty_for_size, TIOCGWINSZ, &size) == 0)
-          resize(size.ws_row, size.ws_col);
-      }
-      if (fds[0].revents == 0) continue;
-    } else {
-      container::foreground(client.fd(), pty_master, signals, pass_on, resize);
-    }
+    container::foreground(client.fd(), pty_master, signals, pass_on, resize);
     auto reply = client.receive(-1);
     if (!reply) {
       // Acknowledgements of signals and sizes may be errors (it has just ended): the wait's answer still comes.
@@ -169,7 +152,7 @@ void write_result(int fd, const std::string& text) {
 }
 
 // The child of a detached exec. Reports on `result_fd`: "" and end of file is success.
-[[noreturn]] void stand_in(const Container& c, Prepared prepared, int result_fd) {
+[[noreturn]] void stand_in_for_exec(const Container& c, Prepared prepared, int result_fd) {
   ::setsid();
   int tty = -1;
   if (prepared.pty) {
@@ -209,9 +192,7 @@ void write_result(int fd, const std::string& text) {
   if (::chdir("/") < 0) ::_exit(255);
   ::prctl(PR_SET_NAME, "sbx-exec");
   ::close(result_fd);
-  auto status =
-      wait_exec(*client, started->exec_id, signals, -1, tty >= 0 ? tty : ::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  ::_exit(status ? *status : 255);
+  ::_exit(boot::stand_in(client->fd(), signals.fd(), tty, started->exec_id));
 }
 
 HostResult<int> detached(const Container& c, Prepared prepared, const std::string& pid_file) {
@@ -222,7 +203,7 @@ HostResult<int> detached(const Container& c, Prepared prepared, const std::strin
   if (child < 0) return Failure::from_errno("fork");
   if (child == 0) {
     result_read.reset();
-    stand_in(c, std::move(prepared), result_write.release());
+    stand_in_for_exec(c, std::move(prepared), result_write.release());
   }
   result_write.reset();
   std::string error = TRY(host::read_fd(result_read.get()));
@@ -264,7 +245,7 @@ HostResult<int> exec(Globals& globals, const Arguments& args) {
       if (!args.has("console-socket")) master = prepared.pty->master.get();
     }
     for (boot::Stream& s : prepared.streams) s.owned.reset();
-    return TRY(wait_exec(client, started->exec_id, signals, master, -1));
+    return TRY(wait_exec(client, started->exec_id, signals, master));
   };
   return doing().context("exec failed");
 }

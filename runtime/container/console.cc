@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <string>
 
+#include "runtime/boot/stand_in.h"
 #include "runtime/host/files.h"
 
 namespace sbx::container {
@@ -57,15 +58,7 @@ struct Relay {
 
 }  // namespace
 
-ForegroundSignals::ForegroundSignals() {
-  sigset_t all;
-  sigfillset(&all);
-  for (int signo : {SIGCHLD, SIGPIPE, SIGURG, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTSTP, SIGTTIN, SIGTTOU}) {
-    sigdelset(&all, signo);
-  }
-  ::sigprocmask(SIG_BLOCK, &all, nullptr);
-  fd_ = UniqueFd(::signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK));
-}
+ForegroundSignals::ForegroundSignals() : fd_(boot::block_passed_signals()) {}
 
 void foreground(int done_fd, int pty_master, const ForegroundSignals& signals,
                 const std::function<void(int)>& on_signal,

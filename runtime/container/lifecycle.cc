@@ -19,6 +19,7 @@
 #include "runtime/boot/launch.h"
 #include "runtime/container/control_client.h"
 #include "runtime/container/hooks.h"
+#include "runtime/container/sandbox.h"
 #include "runtime/host/files.h"
 #include "runtime/host/process.h"
 #include "runtime/systemd/unit.h"
@@ -145,6 +146,15 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
     unit = TRY(systemd::unit_name(spec.linux_.cgroups_path, options.id, ::geteuid() == 0));
   }
 
+  std::optional<Sandbox> sandbox = TRY(find_sandbox(settings.root, spec));
+  if (sandbox) {
+    control::NamespaceConfig& namespaces = request.config.namespaces;
+    namespaces.shares_net = sandbox->shares_net;
+    namespaces.shares_ipc = sandbox->shares_ipc;
+    namespaces.shares_uts = sandbox->shares_uts;
+    request.join = &sandbox->target;
+  }
+
   Container container = TRY(Container::create(settings.root, options.id));
   Created out{std::move(container), UniqueFd(), std::nullopt};
   CreateGuard guard(out.container);
@@ -158,6 +168,7 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
   state.owner = user_name(::geteuid());
   state.own_user_namespace = spec.linux_.find_namespace("user") != nullptr;
   state.own_pid_namespace = request.config.namespaces.own_pid;
+  if (sandbox) state.sandbox = sandbox->id;
   state.rootless = settings.rootless;
   state.terminal = terminal;
   state.no_new_privs = spec.process->no_new_privileges;

@@ -210,11 +210,11 @@ HostResult<void> Cgroup::attach(i32 pid) const {
   return {};
 }
 
-HostResult<std::vector<UniqueFd>> Cgroup::open_guest_procs() const {
+HostResult<std::vector<UniqueFd>> Cgroup::open_guest_procs(bool every_hierarchy) const {
   std::vector<UniqueFd> out;
   for (const Place& p : places_) {
-    if (!p.guest) continue;
-    out.push_back(TRY(open_file(p.dir + "/guest/cgroup.procs", O_WRONLY)));
+    if (!p.guest && !every_hierarchy) continue;
+    out.push_back(TRY(open_file(p.dir + (p.guest ? "/guest" : "") + "/cgroup.procs", O_WRONLY)));
   }
   return out;
 }

@@ -58,8 +58,8 @@ class Cgroup {
   HostResult<void> apply(const oci::Resources& resources, const std::string& field) const;
   // Moves a process with all its threads into the container's own directory everywhere.
   HostResult<void> attach(i32 pid) const;
-  // Writable cgroup.procs of the `guest` children.
-  HostResult<std::vector<UniqueFd>> open_guest_procs() const;
+  // Writable cgroup.procs of the `guest` children; with `every_hierarchy` also of the directories that have none.
+  HostResult<std::vector<UniqueFd>> open_guest_procs(bool every_hierarchy) const;
 
   bool can_freeze() const;
   HostResult<void> freeze(bool frozen) const;

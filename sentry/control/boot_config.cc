@@ -13,7 +13,7 @@ namespace sbx::control {
 namespace {
 
 constexpr u32 kMagic = 0x31584253;  // "SBX1"
-constexpr u32 kVersion = 1;
+constexpr u32 kVersion = 2;
 
 // Writer and Reader have the same shape, so that each struct lists its fields once (`fields` below).
 struct Writer {
@@ -130,7 +130,8 @@ void fields(A& a, IdMapping& v) {
 }
 template <typename A>
 void fields(A& a, NamespaceConfig& v) {
-  all(a, v.own_net, v.own_pid, v.own_ipc, v.own_uts, v.own_mount, v.own_cgroup, v.own_user, v.net_is_host);
+  all(a, v.own_net, v.own_pid, v.own_ipc, v.own_uts, v.own_mount, v.own_cgroup, v.own_user, v.net_is_host, v.shares_net,
+      v.shares_ipc, v.shares_uts);
 }
 template <typename A>
 void fields(A& a, VisibleLimits& v) {

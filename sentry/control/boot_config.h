@@ -185,6 +185,10 @@ struct NamespaceConfig {
   bool own_cgroup = false;
   bool own_user = false;
   bool net_is_host = false;  // the runtime's own network namespace
+  // Of a container that joins a sandbox: the same as the first container's.
+  bool shares_net = false;
+  bool shares_ipc = false;
+  bool shares_uts = false;
 };
 
 enum class OverlayMode : u8 { kNone, kMemory };
@@ -244,14 +248,15 @@ struct BootConfig {
   u8 log_format = 0;  // sbx::LogFormat
   u8 log_level = 1;   // sbx::LogLevel
 
-  // --- descriptors (numbers in the sentry's table; -1: none)
+  // --- descriptors (numbers in the sentry's table, in a JoinRequest places among its descriptors; -1: none)
   i32 gofer_fd = -1;         // requests, SOCK_SEQPACKET
   i32 gofer_notify_fd = -1;  // host changes, SOCK_SEQPACKET
   i32 control_fd = -1;       // listening SOCK_SEQPACKET (messages.h)
   i32 log_fd = -1;
   i32 sync_fd = -1;  // the report, see above
   // Writable cgroup.procs files of the `guest` child cgroup (one for each hierarchy that has one). The sentry writes
-  // the decimal pid (as it sees it) of the stub that all others are forked from, before that forks, then closes them.
+  // the decimal pid (as it sees it) of the stub that all others are forked from, before that forks, then closes them;
+  // those of a container that joined it keeps, as every exec's stub has to be moved.
   std::vector<i32> guest_cgroup_fds;
   // A descriptor of the host's /dev/kvm, TUN... by guest path, for devices that are passed through: none yet.
   std::vector<std::pair<std::string, i32>> device_fds;

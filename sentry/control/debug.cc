@@ -57,8 +57,9 @@ void files(std::string& out) {
 
 void mounts(std::string& out) {
   out += "mounts:\n";
-  vfs::Path root = kernel().mounts->root();
-  for (const auto& mount : kernel().mounts->mounts()) {
+  const vfs::MountNamespace& all = *kernel().container->mounts;
+  vfs::Path root = all.root();
+  for (const auto& mount : all.mounts()) {
     std::string at = "/";
     if (mount->parent() != nullptr)
       at = vfs::path_text({RefPtr<vfs::Mount>(mount->parent()), mount->mountpoint()}, root);

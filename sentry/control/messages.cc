@@ -44,6 +44,7 @@ void put(Encoder&, const PauseRequest&) {}
 void put(Encoder&, const ResumeRequest&) {}
 void put(Encoder& e, const UpdateRequest& m) { encode(e, m.limits); }
 void put(Encoder&, const StatsRequest&) {}
+void put(Encoder&, const JoinRequest&) {}
 
 void get(Decoder&, StartRequest&) {}
 void get(Decoder& d, SignalRequest& m) {
@@ -73,6 +74,7 @@ void get(Decoder&, PauseRequest&) {}
 void get(Decoder&, ResumeRequest&) {}
 void get(Decoder& d, UpdateRequest& m) { m.limits = decode_limits(d); }
 void get(Decoder&, StatsRequest&) {}
+void get(Decoder&, JoinRequest&) {}
 
 void put(Encoder&, const OkReply&) {}
 void put(Encoder& e, const ErrorReply& m) {

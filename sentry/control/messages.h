@@ -23,7 +23,7 @@ namespace sbx::control {
 
 constexpr u32 kProtocolVersion = 1;
 constexpr size_t kMaxMessage = 160 * 1024;
-constexpr size_t kMaxFds = 16;
+constexpr size_t kMaxFds = 64;
 
 // Lets the created init run. Error "container already started" the second time.
 struct StartRequest {};
@@ -95,8 +95,15 @@ struct UpdateRequest {
 // Counters of guest tasks for `sbx events --stats`.
 struct StatsRequest {};
 
-using Request = std::variant<StartRequest, SignalRequest, ExecRequest, WaitRequest, PsRequest, DebugRequest,
-                             ResizeRequest, EventsRequest, PauseRequest, ResumeRequest, UpdateRequest, StatsRequest>;
+// Takes a further container into the sandbox, which then shares its pid namespace. The first descriptor is a memfd with
+// a BootConfig, whose own descriptors are places among all that come along; its control_fd is the listening socket that
+// the new container is asked through. OkReply: created, its command found. From then on this connection is its own:
+// WaitRequest of exec 0 answers the end of its init, and closing the connection ends it (SIGKILL).
+struct JoinRequest {};
+
+using Request =
+    std::variant<StartRequest, SignalRequest, ExecRequest, WaitRequest, PsRequest, DebugRequest, ResizeRequest,
+                 EventsRequest, PauseRequest, ResumeRequest, UpdateRequest, StatsRequest, JoinRequest>;
 
 struct OkReply {};
 struct ErrorReply {

@@ -11,11 +11,6 @@ namespace sbx::control {
 
 namespace {
 
-vfs::WalkContext kernel_context() {
-  vfs::Path root = task::kernel().mounts->root();
-  return {root, root, security::kernel_credentials().get(), task::kernel().mounts.get()};
-}
-
 security::CredPtr credentials(const ProcessSpec& in, const CapabilitySets* init_caps) {
   RefPtr<security::Credentials> creds(new security::Credentials);
   creds->uid = creds->euid = creds->suid = creds->fsuid = in.uid;
@@ -34,8 +29,8 @@ security::CredPtr credentials(const ProcessSpec& in, const CapabilitySets* init_
 }
 
 // The home directory of /etc/passwd; "/" when the user is not there.
-std::string home_directory(u32 uid) {
-  auto file = vfs::open(kernel_context(), "/etc/passwd", {.flags = O_RDONLY});
+std::string home_directory(const task::Container& container, u32 uid) {
+  auto file = vfs::open(container.kernel_context(), "/etc/passwd", {.flags = O_RDONLY});
   if (!file) return "/";
   std::string text(256 * 1024, '\0');
   vfs::KernelSink sink(text.data(), text.size());
@@ -65,8 +60,8 @@ std::string start_error_text(const ProcessSpec& in, Errno error) {
   return command_error_text(command, error);
 }
 
-HostResult<void> prepare_cwd(const ProcessSpec& in) {
-  vfs::WalkContext ctx = kernel_context();
+HostResult<void> prepare_cwd(const task::Container& container, const ProcessSpec& in) {
+  vfs::WalkContext ctx = container.kernel_context();
   if (vfs::resolve(ctx, in.cwd, {.need_dir = true})) return {};
   for (size_t at = 1; at <= in.cwd.size();) {
     size_t slash = std::min(in.cwd.find('/', at), in.cwd.size());
@@ -84,8 +79,10 @@ HostResult<void> prepare_cwd(const ProcessSpec& in) {
   return {};
 }
 
-HostResult<task::ProcessSpec> make_process(const ProcessSpec& in, Streams streams, const CapabilitySets* init_caps) {
+HostResult<task::ProcessSpec> make_process(task::Container& container, const ProcessSpec& in, Streams streams,
+                                           const CapabilitySets* init_caps) {
   task::ProcessSpec out;
+  out.container = RefPtr<task::Container>(&container);
   out.args = in.args;
   out.env = in.env;
   out.cwd = in.cwd;
@@ -93,7 +90,7 @@ HostResult<task::ProcessSpec> make_process(const ProcessSpec& in, Streams stream
   out.umask = in.umask >= 0 ? static_cast<u32>(in.umask) : 022;
   bool has_home =
       std::any_of(in.env.begin(), in.env.end(), [](const std::string& s) { return s.rfind("HOME=", 0) == 0; });
-  if (!has_home) out.env.push_back("HOME=" + home_directory(in.uid));
+  if (!has_home) out.env.push_back("HOME=" + home_directory(container, in.uid));
   for (size_t i = 0; i < out.limits.size(); ++i) {
     // What the container's processes would have inherited from the runtime.
     if (getrlimit(static_cast<__rlimit_resource_t>(i), &out.limits[i]) != 0)
@@ -107,7 +104,7 @@ HostResult<task::ProcessSpec> make_process(const ProcessSpec& in, Streams stream
   out.fds = make_ref<task::FdTable>();
   constexpr u64 kNoLimit = 1 << 20;
   if (in.terminal) {
-    auto terminal = make_terminal(std::move(streams.fd[0]), in);
+    auto terminal = make_terminal(container, std::move(streams.fd[0]), in);
     if (!terminal) return std::move(terminal).error();
     out.tty = terminal->tty;
     for (int i = 0; i < 3; ++i) {

@@ -15,10 +15,11 @@ struct Streams {
 };
 
 // `init_caps`: what an exec without capabilities of its own gets. The error is a sentence in runc's words.
-HostResult<task::ProcessSpec> make_process(const ProcessSpec& in, Streams streams, const CapabilitySets* init_caps);
+HostResult<task::ProcessSpec> make_process(task::Container& container, const ProcessSpec& in, Streams streams,
+                                           const CapabilitySets* init_caps);
 
 // Creates the working directory when it is missing, as runc does. Runs on a fiber.
-HostResult<void> prepare_cwd(const ProcessSpec& in);
+HostResult<void> prepare_cwd(const task::Container& container, const ProcessSpec& in);
 // The sentence for a command that find_command or start_process refused.
 std::string start_error_text(const ProcessSpec& in, Errno error);
 

@@ -16,9 +16,13 @@ std::vector<RefPtr<fs::devpts::HostConsole>>& consoles() {
 }
 }  // namespace
 
-HostResult<MadeTerminal> make_terminal(UniqueFd host_tty, const ProcessSpec& spec) {
+HostResult<MadeTerminal> make_terminal(const task::Container& container, UniqueFd host_tty, const ProcessSpec& spec) {
   if (!host_tty) return Failure(Errno::kBadf, "process.terminal: no terminal was handed over");
+  const vfs::WalkContext ctx = container.kernel_context();
   auto* devpts = fs::devpts::DevptsFs::default_instance();
+  if (auto mounted = vfs::resolve(ctx, "/dev/pts")) {
+    if (auto* own = dynamic_cast<fs::devpts::DevptsFs*>(&mounted->mount->fs())) devpts = own;
+  }
   if (devpts == nullptr) return Failure(Errno::kNodev, "process.terminal: no devpts among the mounts");
   auto console = fs::devpts::HostConsole::create(*devpts, std::move(host_tty), spec.uid, spec.gid);
   if (!console) return Failure(console.error(), std::string("process.terminal: ") + errno_text(console.error()));
@@ -28,8 +32,6 @@ HostResult<MadeTerminal> make_terminal(UniqueFd host_tty, const ProcessSpec& spe
   } else {
     (*console)->update_window();
   }
-  vfs::Path root = task::kernel().mounts->root();
-  vfs::WalkContext ctx{root, root, security::kernel_credentials().get(), task::kernel().mounts.get()};
   auto file = vfs::open(ctx, "/dev/pts/" + std::to_string(tty.index()), {.flags = O_RDWR | O_NOCTTY});
   if (!file) file = fs::devpts::open_slave(tty, vfs::Path(), O_RDWR | O_NOCTTY);
   if (!file) return Failure(file.error(), std::string("process.terminal: ") + errno_text(file.error()));

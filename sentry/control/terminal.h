@@ -3,6 +3,7 @@
 #include "sentry/base/result.h"
 #include "sentry/base/unique_fd.h"
 #include "sentry/control/boot_config.h"
+#include "sentry/task/container.h"
 #include "sentry/task/session.h"
 #include "sentry/vfs/file.h"
 
@@ -13,7 +14,7 @@ struct MadeTerminal {
   RefPtr<task::ControllingTty> tty;
 };
 // `host_tty`: the slave of the host's pty, in raw mode. Size from the spec, else from the host's.
-HostResult<MadeTerminal> make_terminal(UniqueFd host_tty, const ProcessSpec& spec);
+HostResult<MadeTerminal> make_terminal(const task::Container& container, UniqueFd host_tty, const ProcessSpec& spec);
 // SIGWINCH: every terminal takes its size from the host's again.
 void host_window_changed();
 // Writes what guests printed before the sentry ends, blocking the host thread at most this long each.

@@ -98,10 +98,9 @@ namespace {
 
 // One for all questions about interfaces, which no socket of the guest's has to be asked through.
 Result<int> interface_socket() {
-  static auto* fd = new UniqueFd;
-  if (!*fd) fd->reset(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!*fd) return last_errno();
-  return fd->get();
+  Network& network = caller_network();
+  if (!network.interfaces) network.interfaces = TRY(network.host_socket(AF_INET, SOCK_DGRAM, 0));
+  return network.interfaces.get();
 }
 
 }  // namespace

@@ -13,7 +13,6 @@
 
 namespace sbx::net {
 
-u32 unprivileged_port_start = 1024;
 bool (*caller_capable)(int capability) = nullptr;
 
 namespace {
@@ -55,8 +54,7 @@ Result<RefPtr<Socket>> make(int family, int type, int protocol, u32 flags) {
     STUB("socket protocol", protocol);
     return Errno::kProtonosupport;
   }
-  UniqueFd fd(::socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
-  if (!fd) return last_errno();
+  UniqueFd fd = TRY(caller_network().host_socket(family, type, protocol));
   made.add();
   return RefPtr<Socket>(make_ref<InetSocket>(std::move(fd), flags, family, type, protocol));
 }
@@ -71,7 +69,7 @@ InetSocket::~InetSocket() { watch_.unwatch(); }
 Result<void> InetSocket::bind(const vfs::WalkContext&, u32, std::string_view bytes) {
   HostAddress address(bytes);
   u32 port = address.port();
-  bool privileged = port != 0 && port < unprivileged_port_start;
+  bool privileged = port != 0 && port < caller_network().unprivileged_port_start;
   if (privileged && (caller_capable == nullptr || !caller_capable(CAP_NET_BIND_SERVICE))) return Errno::kAcces;
   if (::bind(fd_.get(), address.get(), address.length) != 0) return last_errno();
   return {};

@@ -4,13 +4,11 @@
 #pragma once
 #include "sentry/base/unique_fd.h"
 #include "sentry/fiber/reactor.h"
+#include "sentry/net/network.h"
 #include "sentry/net/socket.h"
 
 namespace sbx::net {
 
-// Ports below this need CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start as the guest has it; the namespace's
-// own is 0, because the sentry has no capability). Set once at start.
-extern u32 unprivileged_port_start;
 // Whether the calling task has the capability in its user namespace; set once at start.
 extern bool (*caller_capable)(int capability);
 
@@ -52,9 +50,6 @@ class InetSocket : public Socket {
   fiber::HostWatch watch_;
 };
 
-// Makes a non-blocking raw or packet socket of the container's network namespace: the gofer, as the sentry has no
-// capability. Set once at start.
-extern std::function<Result<UniqueFd>(int family, int type, int protocol)> make_raw_socket;
 // The socket of a raw family for the calling task: kPerm without CAP_NET_RAW (raw(7), packet(7); raw_socket.cc).
 Result<RefPtr<Socket>> raw_socket(int family, int type, int protocol, u32 flags);
 

@@ -137,8 +137,7 @@ Result<RefPtr<Socket>> make(int type, int protocol, u32 flags) {
     STUB("netlink protocol", protocol);
     return Errno::kProtonosupport;
   }
-  UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
-  if (!fd) return last_errno();
+  UniqueFd fd = TRY(caller_network().host_socket(AF_NETLINK, SOCK_RAW, protocol));
   return RefPtr<Socket>(make_ref<NetlinkSocket>(std::move(fd), flags, AF_NETLINK, type, protocol));
 }
 

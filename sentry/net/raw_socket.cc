@@ -14,8 +14,6 @@
 
 namespace sbx::net {
 
-std::function<Result<UniqueFd>(int family, int type, int protocol)> make_raw_socket;
-
 namespace {
 
 COUNTER(made, "net.raw_sockets", "raw and packet sockets made for guests");
@@ -118,8 +116,9 @@ class RawSocket final : public InetSocket {
 
 Result<RefPtr<Socket>> raw_socket(int family, int type, int protocol, u32 flags) {
   if (caller_capable == nullptr || !caller_capable(CAP_NET_RAW)) return Errno::kPerm;
-  if (!make_raw_socket) return Errno::kPerm;
-  UniqueFd fd = TRY(make_raw_socket(family, type, protocol));
+  const Network& network = caller_network();
+  if (!network.make_raw) return Errno::kPerm;
+  UniqueFd fd = TRY(network.make_raw(family, type, protocol));
   made.add();
   return RefPtr<Socket>(make_ref<RawSocket>(std::move(fd), flags, family, type, protocol));
 }

@@ -15,12 +15,6 @@ namespace {
 constexpr size_t kPathOffset = offsetof(sockaddr_un, sun_path);
 constexpr size_t kMaxBacklog = 4096;  // net.core.somaxconn
 
-// Each type of socket has its own abstract names (net/unix/af_unix.c: the hash has the type in it).
-std::unordered_map<std::string, UnixSocket*>& abstract_names(int type) {
-  static auto* all = new std::unordered_map<std::string, UnixSocket*>[SOCK_SEQPACKET + 1];
-  return all[type];
-}
-
 std::set<UnixSocket*>& all_sockets() {
   static auto* all = new std::set<UnixSocket*>;
   return *all;
@@ -60,7 +54,7 @@ Result<int> check_type(int type, int protocol) {
 size_t UnixSocket::files_in_flight = 0;
 
 UnixSocket::UnixSocket(int type, u32 flags)
-    : Socket(socket_path(), O_RDWR | flags, AF_UNIX, type, 0), own_identity_(identity()) {
+    : Socket(socket_path(), O_RDWR | flags, AF_UNIX, type, 0), own_identity_(identity()), network_(&caller_network()) {
   all_sockets().insert(this);
 }
 
@@ -68,8 +62,8 @@ UnixSocket::~UnixSocket() {
   all_sockets().erase(this);
   if (bound_) bound_->socket = nullptr;
   // An accepted socket has the listener's name and is not what the name leads to.
-  auto named = abstract_names(type()).find(name_);
-  if (named != abstract_names(type()).end() && named->second == this) abstract_names(type()).erase(named);
+  auto named = abstract_names().find(name_);
+  if (named != abstract_names().end() && named->second == this) abstract_names().erase(named);
   stop_waiting();
   detach_peer();
   for (UnixSocket* follower : std::exchange(followers_, {})) {
@@ -123,7 +117,7 @@ Result<void> UnixSocket::auto_bind() {
   static u32 next = 0;
   for (u32 tries = 0; tries < 0x100000; ++tries) {
     std::string address = address_of(std::string(1, '\0') + str_printf("%05x", next++ & 0xfffff));
-    if (!abstract_names(type()).emplace(address, this).second) continue;
+    if (!abstract_names().emplace(address, this).second) continue;
     name_ = std::move(address);
     return {};
   }
@@ -140,7 +134,7 @@ Result<void> UnixSocket::bind(const vfs::WalkContext& ctx, u32 umask, std::strin
   if (name.empty()) return auto_bind();
   if (name[0] == '\0') {
     std::string full = address_of(name);
-    if (!abstract_names(type()).emplace(full, this).second) return Errno::kAddrinuse;
+    if (!abstract_names().emplace(full, this).second) return Errno::kAddrinuse;
     name_ = std::move(full);
     return {};
   }
@@ -171,8 +165,8 @@ Result<UnixSocket*> UnixSocket::find(const vfs::WalkContext& ctx, std::string_vi
   if (name.empty()) return Errno::kInval;
   UnixSocket* found = nullptr;
   if (name[0] == '\0') {
-    auto it = abstract_names(type()).find(address_of(name));
-    if (it != abstract_names(type()).end()) found = it->second;
+    auto it = abstract_names().find(address_of(name));
+    if (it != abstract_names().end()) found = it->second;
   } else {
     vfs::Path path = TRY(vfs::resolve(ctx, name));
     TRY(vfs::check_path_access(*ctx.creds, path, vfs::kMayWrite));
@@ -399,7 +393,9 @@ std::string UnixSocket::table_row() {
 
 std::string unix_table() {
   std::string out = "Num       RefCount Protocol Flags    Type St Inode Path\n";
-  for (UnixSocket* socket : all_sockets()) out += socket->table_row();
+  for (UnixSocket* socket : all_sockets()) {
+    if (&socket->network() == &caller_network()) out += socket->table_row();
+  }
   return out;
 }
 

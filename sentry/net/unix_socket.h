@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 
+#include "sentry/net/network.h"
 #include "sentry/net/socket.h"
 
 namespace sbx::net {
@@ -45,6 +46,7 @@ class UnixSocket final : public Socket {
   // Descriptors sent and not yet received, in all sockets. Bounded (kToomanyrefs): a socket sent through itself would
   // otherwise let a guest keep any number of files that nobody can reach.
   static size_t files_in_flight;
+  const Network& network() const { return *network_; }
   // A row of /proc/net/unix.
   std::string table_row();
 
@@ -67,6 +69,7 @@ class UnixSocket final : public Socket {
   ~UnixSocket() override;
   bool packets() const { return type() != SOCK_STREAM; }
   bool datagram() const { return type() == SOCK_DGRAM; }
+  std::unordered_map<std::string, UnixSocket*>& abstract_names() const { return network_->abstract_names[type()]; }
   Result<UnixSocket*> find(const vfs::WalkContext& ctx, std::string_view address);
   Result<void> auto_bind();
   Result<void> connect_datagram(UnixSocket& target);
@@ -112,6 +115,7 @@ class UnixSocket final : public Socket {
   std::deque<RefPtr<UnixSocket>> backlog_;
   size_t backlog_max_ = 0;
   Identity own_identity_, peer_identity_;
+  RefPtr<Network> network_;
 
   size_t send_buffer_ = 212992, receive_buffer_ = 212992;
   bool pass_credentials_ = false;

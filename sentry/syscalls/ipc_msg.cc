@@ -10,7 +10,7 @@ namespace sbx::syscalls {
 
 namespace {
 
-ipc::Namespace& space() { return *task::kernel().ipc; }
+ipc::Namespace& space() { return *task::kernel().current_container().ipc; }
 
 Result<i64> info(Task& task, i32 command, u64 out) {
   msginfo reply{};

@@ -8,7 +8,7 @@ namespace sbx::syscalls {
 
 namespace {
 
-ipc::Namespace& space() { return *task::kernel().ipc; }
+ipc::Namespace& space() { return *task::kernel().current_container().ipc; }
 
 Result<i64> operate(Task& task, i32 id, u64 ops_at, u64 count, fiber::Deadline deadline) {
   if (count < 1 || id < 0) return Errno::kInval;

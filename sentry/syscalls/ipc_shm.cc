@@ -9,7 +9,7 @@ namespace sbx::syscalls {
 
 namespace {
 
-ipc::Namespace& space() { return *task::kernel().ipc; }
+ipc::Namespace& space() { return *task::kernel().current_container().ipc; }
 
 ipc::Attachments& attachments(Task& task) {
   if (!task.group->shm) task.group->shm = make_ref<ipc::Attachments>(space());

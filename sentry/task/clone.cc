@@ -74,6 +74,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     group = task.group;
   } else {
     group = make_ref<ThreadGroup>(tid);
+    group->container = self.container;
     group->actions =
         (f & CLONE_SIGHAND) != 0 ? self.actions : RefPtr<signal::Actions>(new signal::Actions(*self.actions));
     if ((f & CLONE_CLEAR_SIGHAND) != 0) group->actions->reset_for_exec();
@@ -85,7 +86,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     group->loginuid = self.loginuid;
     if (self.shm) group->shm = (f & CLONE_VM) != 0 ? self.shm : self.shm->clone();
     if ((f & CLONE_SYSVSEM) != 0) {
-      if (!self.sem_undo) self.sem_undo = kernel().ipc->new_undo();
+      if (!self.sem_undo) self.sem_undo = self.container->ipc->new_undo();
       group->sem_undo = self.sem_undo;
     }
     group->sessionid = self.sessionid;

@@ -227,6 +227,7 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
   group.vfork_queue.wake_all();
   recalc_pending(task);
   trace_exec(task);
+  group.container->adopt(task.thread->address_space()->host_pid());
   if (!group.exiting) task.thread->resume_exec();
   return 0;
 }
@@ -243,8 +244,8 @@ Result<std::string> usable_command(const vfs::WalkContext& ctx, const std::strin
 }  // namespace
 
 Result<std::string> Kernel::find_command(const ProcessSpec& spec) {
-  vfs::Path root = mounts->root();
-  vfs::WalkContext ctx{root, root, spec.creds.get(), mounts.get()};
+  vfs::WalkContext ctx = (spec.container ? spec.container : container)->kernel_context();
+  ctx.creds = spec.creds.get();
   if (auto cwd = vfs::resolve(ctx, spec.cwd)) ctx.cwd = *cwd;
   const std::string& command = spec.args.at(0);
   if (command.find('/') != std::string::npos) return usable_command(ctx, command);
@@ -265,9 +266,12 @@ Result<std::string> Kernel::find_command(const ProcessSpec& spec) {
 }
 
 Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
+  RefPtr<Container> home = spec.container ? spec.container : container;
+  if (!init && home != container) return Errno::kSrch;
   std::string command = TRY(find_command(spec));
   i32 pid = TRY(allocate_pid());
   auto group = make_ref<ThreadGroup>(pid);
+  group->container = home;
   group->actions = make_ref<signal::Actions>();
   group->limits = spec.limits;
   group->oom_score_adj = spec.oom_score_adj;
@@ -277,12 +281,12 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   task->creds = spec.creds;
   task->fds = spec.fds;
   task->fs = make_ref<FsContext>();
-  task->fs->root = mounts->root();
+  task->fs->root = home->mounts->root();
   task->fs->cwd = task->fs->root;
   task->fs->umask = spec.umask;
-  task->mounts = mounts;
-  task->uts = uts;
-  task->seccomp = seccomp;
+  task->mounts = home->mounts;
+  task->uts = home->uts;
+  task->seccomp = home->seccomp;
   task->fs->cwd = TRY(vfs::resolve(task->walk_context(), spec.cwd, {.need_dir = true}));
   task->thread = platform->new_thread();
 
@@ -308,6 +312,7 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   task->publish_identity();
   auto started = task->thread->exec(prepared.program.image);
   if (!started) return undo(started.error());
+  home->adopt(task->thread->address_space()->host_pid());
   task->thread->resume_exec();
   group->apply_memory_limits();
   group->image = image_info(prepared);

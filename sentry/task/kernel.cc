@@ -18,6 +18,11 @@ bool Kernel::pid_in_use(i32 pid) const {
                      [pid](const auto& entry) { return entry.second->session->sid == pid; });
 }
 
+Container& Kernel::current_container() const {
+  const Task* task = current_task();
+  return task != nullptr ? *task->group->container : *container;
+}
+
 Result<i32> Kernel::allocate_pid() {
   constexpr i32 kReserved = 300;  // after a wrap, as Linux: low pids are not reused
   for (u32 tries = 0; tries < pid_max; ++tries) {

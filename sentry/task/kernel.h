@@ -8,16 +8,10 @@
 #include <vector>
 
 #include "sentry/platform/platform.h"
+#include "sentry/task/container.h"
 #include "sentry/task/task.h"
 
 namespace sbx::task {
-
-class UtsNamespace : public RefCounted {
- public:
-  std::string hostname = "sandbox", domainname = "(none)";
-  UtsNamespace() = default;
-  UtsNamespace(const UtsNamespace& o) : RefCounted(), hostname(o.hostname), domainname(o.domainname) {}
-};
 
 // A process to start from outside: the container's init, `sbx exec`, hooks.
 struct ProcessSpec {
@@ -30,24 +24,20 @@ struct ProcessSpec {
   RefPtr<ControllingTty> tty;  // becomes the controlling terminal of its new session
   i32 oom_score_adj = 0;
   std::function<void(i32 wait_status)> on_exit;
+  RefPtr<Container> container;  // whose process it is; null: the first's
 };
 
 class Kernel {
  public:
   std::unique_ptr<platform::Platform> platform;
-  RefPtr<vfs::MountNamespace> mounts;  // the container's
-  RefPtr<UtsNamespace> uts;
-  RefPtr<ipc::Namespace> ipc = make_ref<ipc::Namespace>();
-  u64 boot_time_ns = 0;      // CLOCK_MONOTONIC at start
-  std::string boot_id;       // /proc/sys/kernel/random/boot_id
-  RefPtr<ThreadGroup> init;  // pid 1; null before start
+  RefPtr<Container> container = make_ref<Container>();  // the one the sandbox was made for
+  u64 boot_time_ns = 0;                                 // CLOCK_MONOTONIC at start
+  std::string boot_id;                                  // /proc/sys/kernel/random/boot_id
+  RefPtr<ThreadGroup> init;                             // pid 1; null before start
   u32 pid_max = 32768;
   static constexpr size_t kMostTasks = 30000;  // without a limit
   size_t max_tasks = kMostTasks;               // pids limit of the container: kAgain beyond
-  // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
-  std::map<std::string, std::string> sysctls;
-  RefPtr<const SeccompFilter> seccomp;  // linux.seccomp: what init and `sbx exec` begin with; null: none
-  u64 processes_started = 0;            // "processes" of /proc/stat
+  u64 processes_started = 0;                   // "processes" of /proc/stat
 
   // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart
   // code).
@@ -64,10 +54,13 @@ class Kernel {
   const std::map<i32, ThreadGroup*>& groups() const { return groups_; }
   size_t task_count() const { return tasks_.size(); }
 
+  // The calling task's; the first outside of tasks.
+  Container& current_container() const;
+
   // Looks the command up as runc does (PATH of spec.env, cwd), without starting it: errors must come from `create`.
   // kNoent, kAcces (a directory, not executable).
   Result<std::string> find_command(const ProcessSpec& spec);
-  // Starts it. pid 1 if none exists. Must run on a fiber.
+  // Starts it. pid 1 if none exists: kSrch where a joined container would be before the one it joined. On a fiber.
   Result<RefPtr<ThreadGroup>> start_process(ProcessSpec spec);
   // Every guest process gets SIGKILL; used when init ends and by delete.
   void kill_all();

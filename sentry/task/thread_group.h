@@ -18,6 +18,7 @@
 namespace sbx::task {
 
 class Task;
+class Container;
 class PosixTimers;
 
 struct Usage {
@@ -53,6 +54,8 @@ class ThreadGroup : public RefCounted {
   std::vector<RefPtr<ThreadGroup>> children;  // alive and zombies
   RefPtr<ProcessGroup> group;
   Session& session() const { return *group->session; }
+
+  RefPtr<Container> container;
 
   RefPtr<signal::Actions> actions;
   signal::PendingSignals pending;

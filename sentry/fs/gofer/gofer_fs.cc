@@ -177,8 +177,8 @@ Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view ki
   return Errno::kInval;
 }
 
-Result<UniqueFd> raw_socket(wire::Client& client, int family, int type, int protocol) {
-  wire::RawSocketRequest m;
+Result<UniqueFd> host_socket(wire::Client& client, int family, int type, int protocol) {
+  wire::MakeSocketRequest m;
   m.family = static_cast<u32>(family);
   m.type = static_cast<u32>(type);
   m.protocol = static_cast<u32>(protocol);

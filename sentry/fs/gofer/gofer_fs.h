@@ -118,6 +118,6 @@ class GoferFs final : public vfs::FileSystem {
 // "statm", "stat", "status", "io". pid: in the sandbox's own pid namespace. kInval: another name.
 Result<std::string> host_proc(wire::Client& client, i32 pid, std::string_view kind);
 // A raw or packet socket of the container's network namespace.
-Result<UniqueFd> raw_socket(wire::Client& client, int family, int type, int protocol);
+Result<UniqueFd> host_socket(wire::Client& client, int family, int type, int protocol);
 
 }  // namespace sbx::fs::gofer

@@ -21,8 +21,6 @@ struct HostFacts {
   std::vector<u32> cpus;
   // Limits of the container as the guest sees them; -1: none (control::VisibleLimits).
   i64 memory_bytes = -1, memory_swap_bytes = -1, pids = -1, cpu_quota_us = -1, cpu_period_us = -1, cpu_shares = -1;
-  std::string cgroup_path = "/";  // as /proc/PID/cgroup shows it
-  bool cgroup_namespace = true;   // own cgroup namespace: shown as "/"
 };
 
 // The one instance. Filled at boot, before any guest runs; then only the limits and `cpus` change (`update`), under the

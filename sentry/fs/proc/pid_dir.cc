@@ -196,6 +196,13 @@ class PidText final : public TextNode, PidNode {
 };
 
 // exe, cwd, root: lead where the task's own paths lead.
+// As d_path() of the kernel, which does not say of what lies outside of the root that it does.
+std::string link_text(const vfs::Path& path, const vfs::Path& root) {
+  constexpr std::string_view kOutside = "(unreachable)";
+  std::string text = vfs::path_text(path, root);
+  return text.starts_with(kOutside) ? text.substr(kOutside.size()) : text;
+}
+
 class PathLink final : public LinkNode, PidNode {
  public:
   PathLink(PseudoFs& fs, u64 ino, const Target& target, Kind kind) : LinkNode(fs, ino), PidNode(target), kind_(kind) {}
@@ -214,7 +221,7 @@ class PathLink final : public LinkNode, PidNode {
   Result<std::string> read_link() override {
     vfs::Path path = TRY(follow_magic());
     const Task* caller = task::current_task();
-    return vfs::path_text(path, caller != nullptr && caller->fs ? caller->fs->root : target_.task()->fs->root);
+    return link_text(path, caller != nullptr && caller->fs ? caller->fs->root : target_.task()->fs->root);
   }
 
  private:
@@ -233,7 +240,7 @@ class FdLink final : public LinkNode, PidNode {
   Result<std::string> read_link() override {
     RefPtr<vfs::File> file = TRY(get());
     const Task* caller = task::current_task();
-    return vfs::path_text(file->path(), caller != nullptr && caller->fs ? caller->fs->root : vfs::Path());
+    return link_text(file->path(), caller != nullptr && caller->fs ? caller->fs->root : vfs::Path());
   }
 
  private:

@@ -122,10 +122,7 @@ Result<std::string> io_text(const Target&) {
       "rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n");
 }
 
-Result<std::string> cgroup_text(const Target&) {
-  const HostFacts& facts = host_facts();
-  return "0::" + (facts.cgroup_namespace || facts.cgroup_path.empty() ? std::string("/") : facts.cgroup_path) + "\n";
-}
+Result<std::string> cgroup_text(const Target& target) { return "0::" + target.group->container->cgroup_shown + "\n"; }
 
 Result<std::string> wchan_text(const Target& target) {
   const Task* t = target.task();

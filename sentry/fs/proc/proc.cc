@@ -225,9 +225,9 @@ void add_system_files(StaticDir& root) {
   root.text("stat", stat_file);
   root.text("uptime", uptime_file);
   StaticDir& sysvipc = root.dir("sysvipc");
-  sysvipc.text("shm", []() -> Result<std::string> { return ipc::shm_table(*kernel().ipc); });
-  sysvipc.text("sem", []() -> Result<std::string> { return ipc::sem_table(*kernel().ipc); });
-  sysvipc.text("msg", []() -> Result<std::string> { return ipc::msg_table(*kernel().ipc); });
+  sysvipc.text("shm", []() -> Result<std::string> { return ipc::shm_table(*kernel().current_container().ipc); });
+  sysvipc.text("sem", []() -> Result<std::string> { return ipc::sem_table(*kernel().current_container().ipc); });
+  sysvipc.text("msg", []() -> Result<std::string> { return ipc::msg_table(*kernel().current_container().ipc); });
   root.text("loadavg", loadavg_file);
   root.text("meminfo", meminfo_file);
   root.text("vmstat", vmstat_file);

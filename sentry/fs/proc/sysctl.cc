@@ -171,7 +171,7 @@ void add_uts(StaticDir& dir, const char* name, std::string task::UtsNamespace::*
       name,
       [member]() -> Result<std::string> {
         Task* t = reader();
-        return (t != nullptr ? *t->uts : *kernel().uts).*member + "\n";
+        return (t != nullptr ? *t->uts : *kernel().container->uts).*member + "\n";
       },
       0644,
       [member](std::string_view in) -> Result<void> {
@@ -192,8 +192,9 @@ void add_sysctls(StaticDir& sys) {
     dir->text(
         name,
         [full = std::string(row.name), value = std::string(row.value)]() -> Result<std::string> {
-          auto it = kernel().sysctls.find(full);
-          return (it != kernel().sysctls.end() ? it->second : value) + "\n";
+          const auto& given = kernel().current_container().sysctls;
+          auto it = given.find(full);
+          return (it != given.end() ? it->second : value) + "\n";
         },
         0644, [full = std::string(row.name)](std::string_view) { return refuse(full); });
   }
@@ -227,7 +228,7 @@ void add_sysctls(StaticDir& sys) {
   sys.dir("net/ipv4/conf/all").constant("rp_filter", "0\n", 0644);
   sys.dir("net/ipv4/conf/default").constant("rp_filter", "0\n", 0644);
   // Names of config.json that the list above does not know.
-  for (const auto& [full, value] : kernel().sysctls) {
+  for (const auto& [full, value] : kernel().container->sysctls) {
     if (full.find('/') == std::string::npos) continue;
     auto [dir, name] = place(sys, full);
     if (dir->lookup(name)) continue;
