@@ -53,7 +53,12 @@ run --security-opt seccomp=unconfined $I mkdir /x; echo $?; rm $p
     ("masked-paths", "run $I sh -c 'exec 2>&1; cat /proc/keys /proc/timer_list 2>/dev/null | wc -c; echo 1 >/proc/sys/kernel/domainname; ls /sys/firmware | wc -l'"),
     ("sysctl", "run --sysctl net.core.somaxconn=4242 --sysctl kernel.msgmax=9000 $I cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax"),
     ("user", "run -u nobody $I sh -c 'exec 2>&1; id; touch /f; ls -ld /root; cat /etc/shadow'; run -u 4000000000 $I id -u"),
-    ("process-namespaces", "bg --name pn $I sleep 100; run --pid container:pn $I sh -c 'ps -e | grep -c sleep'", {"known": "each container is a kernel of its own"}),
+    ("process-namespaces", r"""
+bg --name pn $I sleep 100; run --pid container:pn $I sh -c 'ps -e | grep -c sleep; readlink /proc/1/exe; kill -0 1; echo $?; kill -KILL 1; echo $?'; run --pid container:pn $I sh -c 'exit 9'; echo $?
+bg --name pm --pid container:pn $I sh -c 'trap "exit 3" TERM; sleep 2000 & echo up; while :; do sleep 0.1; done'; wait_for sh -c "$D logs pm | grep up"; docker exec pm sh -c 'ps -e | grep -c sleep; hostname' | sed 's/[0-9a-f]\{12\}/ID/'
+docker exec pn sh -c 'cat /proc/[0-9]*/cmdline | grep -ac 2000'; docker stop -t 5 pm; docker inspect -f '{{.State.ExitCode}}' pm; docker exec pn sh -c 'cat /proc/[0-9]*/cmdline | grep -ac "sleep.2000"'
+docker start pm; docker kill pn; docker wait pm; docker inspect -f '{{.State.ExitCode}}' pn
+"""),
     # --- resources
     ("out-of-memory", "docker run --runtime $RT --name co --memory 48m --memory-swap 48m $I tail /dev/zero; echo $?; docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' co"),
     ("pids-limit", "run --pids-limit 12 $I sh -c 'i=0; while [ $i -lt 40 ]; do sleep 1 & i=$((i+1)); done; wait' | grep -c 'Cannot fork\\|an.t fork'"),

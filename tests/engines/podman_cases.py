@@ -10,6 +10,7 @@ CASES = [
     ("resources", "podman run --name o --memory 48m --memory-swap 48m $I tail /dev/zero; echo $?; podman inspect -f '{{.State.OOMKilled}}' o; run --pids-limit 12 $I sh -c 'i=0; while [ $i -lt 40 ]; do sleep 1 & i=$((i+1)); done; wait' | grep -c 'an.*t fork'"),
     ("port", "bg --name w -p 127.0.0.1:18090:80 $I python3 -m http.server 80; wait_for curl -sf http://127.0.0.1:18090/; curl -s -o /dev/null -w '%{http_code}\\n' http://127.0.0.1:18090/"),
     ("pod", "podman pod create --name pd >/dev/null; bg --pod pd --name web $I python3 -m http.server 8080; wait_for podman exec web curl -sf http://127.0.0.1:8080/; run --pod pd $I curl -s -o /dev/null -w '%{http_code}\\n' http://127.0.0.1:8080/; podman pod ps --format '{{.Name}} {{.NumberOfContainers}}'"),
+    ("pod-of-processes", "podman pod create --name pp --share pid,net >/dev/null; bg --pod pp --name one $I sleep 1000; run --pod pp $I sh -c 'ps -e | grep -c sleep'; podman exec one sh -c 'ps -e | grep -c sleep'; podman pod stop -t 0 pp >/dev/null 2>&1; podman inspect -f '{{.State.Status}}' one"),
     # podman joins the mount namespace of the container's process for these: the sentry's is empty.
     ("top", "bg --name t $I sleep 100; podman top t args", {"known": "the sentry's mount namespace is empty"}),
     ("copy", "bg --name c $I sleep 100; echo x >/tmp/pf.$$; podman cp /tmp/pf.$$ c:/tmp/f; podman exec c cat /tmp/f; rm /tmp/pf.$$", {"known": "the sentry's mount namespace is empty"}),
