@@ -15,10 +15,11 @@ wait_for cri execsync web curl -sf http://127.0.0.1:8080/; cri execsync other cu
 curl -m 20 -s -o /dev/null -w '%{http_code}\n' http://$(cri address p):8080/; cri runp q; cri run q client '{}' sleep 100; cri execsync client curl -m 20 -s -o /dev/null -w '%{http_code}\n' http://$(cri address p):8080/
 cri execsync other cat /etc/hostname; cri execsync other hostname
 """),
-    # shareProcessNamespace, and a debugging container that has its target's.
+    # shareProcessNamespace
     ("processes", r"""
-cri runp p; cri run p a '{}' sleep 1000; cri run p b '{}' sleep 1001; cri execsync b sh -c 'ps -e | grep -c sleep'; cri execsync a sh -c 'pkill -f "sleep 100[1]"; echo $?'; cri wait b; cri status b exit_code
-C='{"linux": {"security_context": {"namespace_options": {"pid": "CONTAINER"}}}}'; cri run p c "$C" sleep 1002; cri execsync c sh -c 'ps -e | grep -c sleep; cat /proc/1/comm'; cri execsync a sh -c 'ps -e | grep -c sleep'; cri stop a 0; cri status a exit_code; cri status c state
+P='{"linux": {"security_context": {"namespace_options": {"pid": "POD"}}}}'; cri runp p "$P"; cri run p a "$P" sleep 1000; cri run p b "$P" sleep 1001
+cri execsync b sh -c 'ps -e | grep -c sleep'; cri execsync a sh -c 'pkill -f "sleep 100[1]"; echo $?'; cri wait b; cri status b exit_code
+cri run p c '{}' sleep 1002; cri execsync c sh -c 'ps -e | grep -c sleep; cat /proc/1/comm'; cri execsync a sh -c 'ps -e | grep -c sleep'; cri stop a 0; cri status a exit_code; cri status c state
 """),
     ("host-network", "N='{\"hostname\": \"\", \"linux\": {\"security_context\": {\"namespace_options\": {\"network\": \"NODE\", \"pid\": \"CONTAINER\"}}}}'; cri runp p \"$N\"; cri run p c \"$N\" sleep 100; cri execsync c sh -c 'ip -o link | wc -l'; ip -o link | wc -l"),
     ("exec", "cri runp p; cri run p c '{}' sleep 100; cri exec c '' sh -c 'echo one; echo two >&2' | sort; cri exec c '' sh -c 'exit 9'; cri exec c 'line\n' head -n 1; cri terminal c 'word\n' sh -c 'tty; read a; echo got $a' | sort; cri probe c 1 sleep 20 2>&1 | grep -o 'exceeded' | head -n 1; cri execsync c echo alive"),
