@@ -92,8 +92,8 @@ HostResult<void> run(int memfd) {
   if (auto done = enter_empty_root(); !done) LOG_WARNING("gofer: %s", done.error().message.c_str());
   TRY(drop_privileges(boot.raw_sockets));
   Server server(std::move(mounts), std::move(options));
-  std::unique_ptr<ServerChannel> channel =
-      TRY(ServerChannel::create(socket, [&server](u32 type, std::string_view request, UniqueFd& in, UniqueFd& out) {
+  std::unique_ptr<ServerChannel> channel = TRY(ServerChannel::create(
+      socket, [&server](u32 type, std::string_view request, UniqueFd& in, std::vector<UniqueFd>& out) {
         return server.serve(type, request, in, out);
       }));
   if (sysconf(_SC_NPROCESSORS_CONF) > 1) TRY(server.start_helper());

@@ -31,39 +31,48 @@ bool peer_gone(int socket) {
 
 }  // namespace
 
-bool send_descriptor(int socket, int fd) {
+bool send_descriptors(int socket, std::span<const int> fds) {
   char byte = 0;
   iovec iov{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMostOpened)] = {};
+  if (fds.empty() || fds.size() > kMostOpened) return false;
   msghdr m{};
   m.msg_iov = &iov;
   m.msg_iovlen = 1;
   m.msg_control = control;
-  m.msg_controllen = sizeof(control);
+  m.msg_controllen = CMSG_SPACE(fds.size_bytes());
   cmsghdr* h = CMSG_FIRSTHDR(&m);
   h->cmsg_level = SOL_SOCKET;
   h->cmsg_type = SCM_RIGHTS;
-  h->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(h), &fd, sizeof(fd));
+  h->cmsg_len = CMSG_LEN(fds.size_bytes());
+  std::memcpy(CMSG_DATA(h), fds.data(), fds.size_bytes());
   return sendmsg(socket, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
 }
 
-UniqueFd receive_descriptor(int socket) {
+std::vector<UniqueFd> receive_descriptors(int socket) {
+  std::vector<UniqueFd> fds;
   char byte = 0;
   iovec iov{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMostOpened)] = {};
   msghdr m{};
   m.msg_iov = &iov;
   m.msg_iovlen = 1;
   m.msg_control = control;
   m.msg_controllen = sizeof(control);
-  if (recvmsg(socket, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return UniqueFd();
+  if (recvmsg(socket, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return fds;
   cmsghdr* h = CMSG_FIRSTHDR(&m);
-  if (h == nullptr || h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS || h->cmsg_len != CMSG_LEN(sizeof(int)))
-    return UniqueFd();
-  int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(h), sizeof(fd));
-  return UniqueFd(fd);
+  if (h == nullptr || h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) return fds;
+  for (size_t i = 0; i < (h->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(h) + i * sizeof(fd), sizeof(fd));
+    fds.emplace_back(fd);
+  }
+  return fds;
+}
+
+UniqueFd receive_descriptor(int socket) {
+  std::vector<UniqueFd> fds = receive_descriptors(socket);
+  return fds.size() == 1 ? std::move(fds[0]) : UniqueFd();
 }
 
 // --- client ---
@@ -100,12 +109,13 @@ Result<void> Client::wait_reply(u32 old) {
   return {};
 }
 
-Result<std::string> Client::exchange(MessageType type, const std::string& bytes, int send_fd, UniqueFd* received) {
+Result<std::string> Client::exchange(MessageType type, const std::string& bytes, int send_fd,
+                                     std::vector<UniqueFd>& received) {
   if (bytes.size() > kRequestBytes) return Errno::kTooBig;
   std::lock_guard lock(mutex_);
   if (dead_) return Errno::kIo;
   Window& w = *window_;
-  if (send_fd >= 0 && !send_descriptor(socket_.get(), send_fd)) return Errno::kIo;
+  if (send_fd >= 0 && !send_descriptors(socket_.get(), {&send_fd, 1})) return Errno::kIo;
   w.request_type = static_cast<u32>(type);
   w.request_size = static_cast<u32>(bytes.size());
   w.request_descriptor = send_fd >= 0 ? 1 : 0;
@@ -120,10 +130,11 @@ Result<std::string> Client::exchange(MessageType type, const std::string& bytes,
   ++round_trips_;
   i32 error = w.reply_error;
   u32 size = w.reply_size;
-  bool with_fd = w.reply_descriptor == 1;
-  UniqueFd fd = with_fd ? receive_descriptor(socket_.get()) : UniqueFd();
-  if (with_fd && !fd) return Errno::kMfile;  // our table is full: the kernel dropped it
-  if (received != nullptr) *received = std::move(fd);
+  received.clear();
+  if (w.reply_descriptors != 0) {
+    received = receive_descriptors(socket_.get());
+    if (received.empty()) return Errno::kMfile;  // our table is full: the kernel dropped them
+  }
   if (error != 0) return error > 0 && error < 512 ? static_cast<Errno>(error) : Errno::kIo;
   if (size > kReplyBytes) return Errno::kIo;
   return std::string(w.reply, size);
@@ -174,7 +185,8 @@ HostResult<std::unique_ptr<ServerChannel>> ServerChannel::create(int socket, Han
   }
   // Their first system calls (the C library's, the CPU's) are not in the filter that is loaded next.
   for (u32 up = 0; (up = channel->up_.load(std::memory_order_acquire)) != lanes;) futex_wait(channel->up_, up, nullptr);
-  if (!send_descriptor(socket, memfd.get())) return Failure::from_errno("greeting the sentry");
+  const int window_fd = memfd.get();
+  if (!send_descriptors(socket, {&window_fd, 1})) return Failure::from_errno("greeting the sentry");
   return channel;
 }
 
@@ -221,19 +233,21 @@ void ServerChannel::serve_one() {
   u32 type = w.request_type;
   u32 size = w.request_size;
   UniqueFd in = w.request_descriptor == 1 ? receive_descriptor(socket_) : UniqueFd();
-  UniqueFd out;
+  std::vector<UniqueFd> out;
   Result<std::string> reply = Errno::kProto;
   if (size <= kRequestBytes) {
     std::string request(w.request, size);
     reply = handler_(type, request, in, out);
   }
   if (reply && reply->size() > kReplyBytes) reply = Errno::kOverflow;
-  bool with_fd = reply && out.valid();
-  if (with_fd && !send_descriptor(socket_, out.get())) {
+  u32 count = reply ? static_cast<u32>(std::min(out.size(), kMostOpened)) : 0;
+  int fds[kMostOpened];
+  for (u32 i = 0; i < count; ++i) fds[i] = out[i].get();
+  if (count != 0 && !send_descriptors(socket_, {fds, count})) {
     reply = Errno::kIo;
-    with_fd = false;
+    count = 0;
   }
-  w.reply_descriptor = with_fd ? 1 : 0;
+  w.reply_descriptors = count;
   w.reply_error = reply ? 0 : static_cast<i32>(reply.error());
   w.reply_size = reply ? static_cast<u32>(reply->size()) : 0;
   if (reply) std::memcpy(w.reply, reply->data(), reply->size());

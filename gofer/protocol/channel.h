@@ -10,8 +10,10 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gofer/protocol/messages.h"
 #include "sentry/base/result.h"
@@ -35,7 +37,7 @@ struct Window {
   std::atomic<u32> request_descriptor;  // 1: a descriptor was sent on the socket first
   std::atomic<i32> reply_error;
   std::atomic<u32> reply_size;
-  std::atomic<u32> reply_descriptor;
+  std::atomic<u32> reply_descriptors;  // so many were sent on the socket, in one message
   alignas(64) std::atomic<u32> reply_word;
   struct alignas(64) Lane {
     std::atomic<u32> word;
@@ -54,12 +56,24 @@ class Client {
   Client& operator=(const Client&) = delete;
 
   // One round trip. `send_fd` (not owned) goes with the request; a descriptor that comes with the reply is put into
-  // `received`. kIo when the server is gone.
+  // `received`. kIo when the server is gone; kMfile when our table of descriptors had no room.
   template <typename Request>
   Result<typename Request::Reply> call(const Request& request, int send_fd = -1, UniqueFd* received = nullptr) {
     Encoder e;
     encode(e, request);
-    std::string bytes = TRY(exchange(Request::kType, e.bytes(), send_fd, received));
+    std::vector<UniqueFd> fds;
+    std::string bytes = TRY(exchange(Request::kType, e.bytes(), send_fd, fds));
+    if (received != nullptr && !fds.empty()) *received = std::move(fds[0]);
+    typename Request::Reply reply;
+    if (!decode(bytes, reply)) return Errno::kIo;
+    return reply;
+  }
+  // The same with any number of descriptors in the reply: as many as there was room for.
+  template <typename Request>
+  Result<typename Request::Reply> call(const Request& request, std::vector<UniqueFd>& received) {
+    Encoder e;
+    encode(e, request);
+    std::string bytes = TRY(exchange(Request::kType, e.bytes(), -1, received));
     typename Request::Reply reply;
     if (!decode(bytes, reply)) return Errno::kIo;
     return reply;
@@ -68,7 +82,8 @@ class Client {
 
  private:
   Client(UniqueFd socket, Window* window) : socket_(std::move(socket)), window_(window) {}
-  Result<std::string> exchange(MessageType type, const std::string& bytes, int send_fd, UniqueFd* received);
+  Result<std::string> exchange(MessageType type, const std::string& bytes, int send_fd,
+                               std::vector<UniqueFd>& received);
   Result<void> wait_reply(u32 old);
   UniqueFd socket_;
   Window* window_;
@@ -81,7 +96,8 @@ class Client {
 class ServerChannel {
  public:
   // Answers one request: an error or the encoded reply. `in` may be taken; `out` goes with the reply.
-  using Handler = std::function<Result<std::string>(u32 type, std::string_view request, UniqueFd& in, UniqueFd& out)>;
+  using Handler =
+      std::function<Result<std::string>(u32 type, std::string_view request, UniqueFd& in, std::vector<UniqueFd>& out)>;
 
   // Makes the window, greets the client and starts the lanes' threads, which wait for `go`. `socket` is not owned.
   static HostResult<std::unique_ptr<ServerChannel>> create(int socket, Handler handler);
@@ -103,8 +119,10 @@ class ServerChannel {
   std::mutex turn_;
 };
 
-// One descriptor over a SOCK_SEQPACKET socket; used by both sides.
-bool send_descriptor(int socket, int fd);
+// Descriptors (kMostOpened at most) in one message over a SOCK_SEQPACKET socket; used by both sides. What there was no
+// room for is missing at the end.
+bool send_descriptors(int socket, std::span<const int> fds);
+std::vector<UniqueFd> receive_descriptors(int socket);
 UniqueFd receive_descriptor(int socket);
 
 }  // namespace sbx::gofer

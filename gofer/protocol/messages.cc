@@ -28,8 +28,9 @@ namespace {
 // --- how each field type is written and read; reading validates ---
 // Types that are copied as they lie in memory: no padding, every bit pattern is a value.
 template <typename T>
-constexpr bool kPlain = std::is_same_v<T, Attr> || std::is_same_v<T, AttrChange> || std::is_same_v<T, Creation> ||
-                        std::is_same_v<T, FsStat> || std::is_same_v<T, u32> || std::is_same_v<T, u64>;
+constexpr bool kPlain =
+    std::is_same_v<T, Attr> || std::is_same_v<T, AttrChange> || std::is_same_v<T, Creation> ||
+    std::is_same_v<T, FsStat> || std::is_same_v<T, OpenedFile> || std::is_same_v<T, u32> || std::is_same_v<T, u64>;
 
 template <typename T>
 requires kPlain<T>

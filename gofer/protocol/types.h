@@ -9,7 +9,7 @@
 namespace sbx::gofer {
 
 // Raised by one with every change of messages.def that an older peer would misread.
-constexpr u32 kProtocolVersion = 1;
+constexpr u32 kProtocolVersion = 2;
 
 // A directory (or a mount's root, whatever it is) known to the server, until Forget or the loss of its parent.
 using NodeId = u64;
@@ -131,11 +131,19 @@ constexpr u32 kProcKinds = sizeof(kProcNames) / sizeof(kProcNames[0]);
 constexpr u32 kProcMeminfo = 7;
 static_assert(std::string_view(kProcNames[kProcMeminfo]) == "meminfo");
 
+// A file that OpenSeveral has opened. Copied as bytes: no padding.
+struct OpenedFile {
+  u64 place = 0;
+  u64 dev = 0, ino = 0;
+};
+constexpr size_t kMostOpened = 32;
+
 using Bytes = std::string;
 using Names = std::vector<Name>;
 using NodeIds = std::vector<NodeId>;
 using Nodes = std::vector<Node>;
 using DirEntries = std::vector<DirEntry>;
+using OpenedFiles = std::vector<OpenedFile>;
 using Strings = std::vector<std::string>;
 
 }  // namespace sbx::gofer

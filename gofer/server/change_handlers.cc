@@ -44,7 +44,7 @@ Result<CreateReply> Server::handle(const CreateRequest& m, Descriptors& with) {
       TRY(open_beneath(d.fd, m.name.c_str(), O_RDWR | O_CREAT | O_EXCL, m.creation.mode & kPermissionBits, d.cross()));
   CreateReply reply;
   reply.attr = TRY(stat_at(fd.get(), "", nullptr));
-  with.out = std::move(fd);
+  with.out.push_back(std::move(fd));
   return reply;
 }
 
@@ -54,7 +54,7 @@ Result<TmpfileReply> Server::handle(const TmpfileRequest& m, Descriptors& with) 
   UniqueFd fd = TRY(open_beneath(d.fd, ".", O_RDWR | O_TMPFILE, m.creation.mode & kPermissionBits, d.cross()));
   TmpfileReply reply;
   reply.attr = TRY(stat_at(fd.get(), "", nullptr));
-  with.out = std::move(fd);
+  with.out.push_back(std::move(fd));
   return reply;
 }
 
@@ -317,8 +317,9 @@ Result<MakeSocketReply> Server::handle(const MakeSocketRequest& m, Descriptors& 
   });
   if (!known) return Errno::kInval;
   // What is not for this gofer the filter refuses.
-  with.out.reset(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
-  if (!with.out) return last_errno();
+  UniqueFd made(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
+  if (!made) return last_errno();
+  with.out.push_back(std::move(made));
   return MakeSocketReply{};
 }
 

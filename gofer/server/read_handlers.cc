@@ -166,6 +166,15 @@ Result<UniqueFd> Server::reopen(int number, u32 flags) {
   return fd;
 }
 
+Result<UniqueFd> Server::open_regular(const Dir& d, const char* name, u32 flags) {
+  // Opening a device or a FIFO has effects of its own: look first. Whoever swaps it in between gets O_NONBLOCK.
+  Attr seen = TRY(child_attr(d, name));
+  if (S_ISDIR(seen.mode)) return Errno::kIsdir;
+  if (S_ISLNK(seen.mode)) return Errno::kLoop;
+  if (!S_ISREG(seen.mode)) return Errno::kInval;
+  return open_beneath(d.fd, name, flags, 0, d.cross());
+}
+
 Result<OpenReply> Server::handle(const OpenRequest& m, Descriptors& with) {
   constexpr u32 kAllowed = O_ACCMODE | O_TRUNC | O_DIRECT | O_NOATIME | O_SYNC | O_DSYNC | O_LARGEFILE;
   if ((m.flags & ~kAllowed) != 0 || (m.flags & O_ACCMODE) == O_ACCMODE) return Errno::kInval;
@@ -183,17 +192,27 @@ Result<OpenReply> Server::handle(const OpenRequest& m, Descriptors& with) {
     if ((m.flags & O_ACCMODE) != O_RDONLY && !d.mount->file_writable) return Errno::kAcces;
     fd = TRY(reopen(d.fd, m.flags));
   } else {
-    // Opening a device or a FIFO has effects of its own: look first. Whoever swaps it in between gets O_NONBLOCK.
-    Attr seen = TRY(child_attr(d, leaf.c_str()));
-    if (S_ISDIR(seen.mode)) return Errno::kIsdir;
-    if (S_ISLNK(seen.mode)) return Errno::kLoop;
-    if (!S_ISREG(seen.mode)) return Errno::kInval;
-    fd = TRY(open_beneath(d.fd, leaf.c_str(), m.flags, 0, d.cross()));
+    fd = TRY(open_regular(d, leaf.c_str(), m.flags));
   }
   OpenReply reply;
   reply.attr = TRY(stat_at(fd.get(), "", nullptr));
   if (!S_ISREG(reply.attr.mode)) return Errno::kInval;
-  with.out = std::move(fd);
+  with.out.push_back(std::move(fd));
+  return reply;
+}
+
+Result<OpenSeveralReply> Server::handle(const OpenSeveralRequest& m, Descriptors& with) {
+  if (m.names.size() > kMostOpened) return Errno::kInval;
+  Dir d = TRY(dir(m.dir));
+  OpenSeveralReply reply;
+  for (size_t i = 0; i < m.names.size(); ++i) {
+    auto fd = open_regular(d, m.names[i].c_str(), O_RDONLY);
+    if (!fd) continue;
+    auto attr = stat_at(fd->get(), "", nullptr);
+    if (!attr || !S_ISREG(attr->mode)) continue;
+    reply.files.push_back({i, attr->dev, attr->ino});
+    with.out.push_back(std::move(*fd));
+  }
   return reply;
 }
 

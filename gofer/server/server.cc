@@ -23,7 +23,7 @@ Server::Server(std::vector<ServedMount> mounts, Options options)
   if (options_.self_fd.valid() && fchdir(options_.self_fd.get()) != 0) options_.self_fd.reset();
 }
 
-Result<std::string> Server::serve(u32 type, std::string_view bytes, UniqueFd& in, UniqueFd& out) {
+Result<std::string> Server::serve(u32 type, std::string_view bytes, UniqueFd& in, std::vector<UniqueFd>& out) {
   requests.add();
   nodes_.trim();
   Descriptors descriptors{in, out};

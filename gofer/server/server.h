@@ -14,7 +14,7 @@ namespace sbx::gofer {
 // Descriptors that travel with a request and its reply.
 struct Descriptors {
   UniqueFd& in;
-  UniqueFd& out;
+  std::vector<UniqueFd>& out;
 };
 
 class Server {
@@ -27,7 +27,7 @@ class Server {
   Server(std::vector<ServedMount> mounts, Options options);
 
   // One request as it came; never throws, never ends the process.
-  Result<std::string> serve(u32 type, std::string_view request, UniqueFd& in, UniqueFd& out);
+  Result<std::string> serve(u32 type, std::string_view request, UniqueFd& in, std::vector<UniqueFd>& out);
   NodeTable& nodes() { return nodes_; }
   // Where there are several CPUs: a thread that shares the work on large directories. Before the filter.
   HostResult<void> start_helper() { return helper_.start(); }
@@ -50,6 +50,7 @@ class Server {
   Result<Dir> writable_dir(NodeId id);
   // Attributes of a child; kXdev if another mount lies there.
   Result<Attr> child_attr(const Dir& d, const char* name);
+  Result<UniqueFd> open_regular(const Dir& d, const char* name, u32 flags);
   // Attributes plus link target and, for directories, the node.
   Result<Node> child_node(NodeId id, const Dir& d, const std::string& name);
   // What child_node() adds to the attributes.

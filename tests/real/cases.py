@@ -63,6 +63,71 @@ find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum
 rm -r /tmp/t-copy; ls /tmp | grep -c t-copy
 chmod -R go-r d2; stat -c '%a %s %F %h' d2 d2/f1; ln d3/f1 hard; stat -c %h hard
 """, {"timeout": 300}),
+    # One file after the other in the order of the directory, with changes ahead of the reader. The files are of a lower
+    # layer; the second run (under sbx) takes others, as those of the first have been copied up. Nothing has opened them
+    # before: what they hold the package manager knows.
+    ("files-in-order", r"""
+python3 - <<'END'
+import glob, hashlib, mmap, os
+second = os.path.exists("/var/tmp/first")
+open("/var/tmp/first", "w").close()
+sums = {}
+for package in glob.glob("/var/lib/dpkg/info/*python3.11*.md5sums"):
+    for line in open(package):
+        value, name = line.split()
+        sums[name] = value
+def walk(top, changes_names):
+    with os.scandir(top) as found:
+        order = [e.path for e in found if e.is_file(follow_symlinks=False)]
+    checks = {}
+    def is_sum(path):
+        return lambda data: hashlib.md5(data).hexdigest() == sums[path[1:]]
+    wrong = 0
+    for i, path in enumerate(order):
+        check = checks.get(path, is_sum(path))
+        with open(path, "rb") as f:
+            if os.fstat(f.fileno()).st_size:
+                with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    wrong += not check(mapped[:])
+            wrong += not check(f.read())
+        if i + 9 >= len(order) or i % 10 != 3:
+            continue
+        a, b, c, d = order[i + 1:i + 5]
+        with open(a, "ab") as f:
+            f.write(b"appended")
+        checks[a] = lambda data, a=a: data.endswith(b"appended") and is_sum(a)(data[:-8])
+        os.truncate(b, 3)
+        checks[b] = lambda data: len(data) <= 3
+        os.chmod(c, 0o600)
+        with open(c, "r+b") as f:
+            f.write(b"over")
+        checks[c] = lambda data: data[:4] == b"over"
+        os.setxattr(d, "user.a", b"b")
+        fd = os.open(d, os.O_WRONLY)
+        os.pwrite(fd, b"x", 0)
+        os.close(fd)
+        checks[d] = lambda data: data[:1] == b"x"
+        if not changes_names:  # each such change ends what was opened ahead
+            continue
+        a, b, c, d = order[i + 5:i + 9]
+        with open("new", "wb") as f:
+            f.write(b"new %d" % i)
+        os.rename("new", a)
+        checks[a] = lambda data, i=i: data == b"new %d" % i
+        os.unlink(b)
+        with open(b, "wb") as f:
+            f.write(b"again")
+        checks[b] = lambda data: data == b"again"
+        os.rename(c, "aside")
+        os.rename(d, c)
+        os.rename("aside", d)
+        checks[c], checks[d] = is_sum(d), is_sum(c)
+    print(wrong, len(order) > 15)
+lib = "/usr/lib/python3.11/"
+walk(lib + ("encodings" if second else "asyncio"), False)
+walk(lib + ("email" if second else "multiprocessing"), True)
+END
+"""),
     ("tar", TREE + r"""
 mk; tar cf all.tar d*; tar tf all.tar | wc -l; mkdir out; tar -C out -xf all.tar; diff -r d5 out/d5 && echo same
 tar czf all.tgz d1; gzip -t all.tgz && echo gzip

@@ -46,6 +46,7 @@ Result<typename Request::Reply> GoferInode::call_dir(Request& m) {
 void GoferInode::drop_entries() {
   if (!entries_) return;
   GoferFs& fs = gofer_fs();
+  fs.drop_ahead(*this);
   std::unique_ptr<Entries> gone = std::move(entries_);
   fs.directory_dropped(gone->in_fs, gone->by_name.size());
   for (auto& [name, e] : gone->by_name) {
@@ -283,6 +284,7 @@ Result<void> GoferInode::link(std::string_view name, vfs::Inode& target_inode) {
   int fd = -1;
   wire::LinkRequest m;
   m.target = TRY(file.target(&fd));
+  file.drop_ahead_of_parents();
   m.dir = node_;
   m.name = wire::Name(std::string(name));
   auto reply = TRY(gofer_fs().call(m, fd));

@@ -14,6 +14,7 @@
 #include <unordered_set>
 
 #include "gofer/protocol/channel.h"
+#include "sentry/base/unique_fd.h"
 #include "sentry/fiber/fiber.h"
 #include "sentry/vfs/inode.h"
 
@@ -77,6 +78,26 @@ class GoferFs final : public vfs::FileSystem {
   // A directory is about to be listed: whether its entries will be looked at too, to judge by the last one listed.
   bool expects_lookups(std::shared_ptr<ListingUse> use);
 
+  // --- files opened ahead (ahead.cc) ---
+  struct AheadFile {
+    std::string name;
+    u64 dev, ino;
+    size_t place;  // in the directory's listing
+    UniqueFd fd;   // invalid: taken
+  };
+  // Of one directory, opened along with a file in it.
+  struct Ahead {
+    const GoferInode* dir = nullptr;  // null: none
+    std::vector<AheadFile> files;
+    size_t used = 0;
+    u64 made_at = 0;
+  };
+  Ahead* ahead_of(const GoferInode& dir);
+  Ahead& new_batch(GoferInode& dir);
+  // Something in that directory is about to change.
+  void drop_ahead(const GoferInode& dir);
+  bool walks_in_order() const { return walks_in_order_; }
+
   // The gofer need not remember `node` any more; told in batches.
   void forget_node(wire::NodeId node) { forgotten_.insert(node); }
   void remember_node(wire::NodeId node) { forgotten_.erase(node); }
@@ -109,7 +130,13 @@ class GoferFs final : public vfs::FileSystem {
   DescriptorList kept_;  // most recently used first
   size_t most_kept_ = 1024;
   fiber::Timer sweep_{[this] { shrink_descriptors(0); }};  // shared mounts
-  std::list<GoferInode*> cached_dirs_;                     // most recently read first
+  // A few, for several tasks.
+  Ahead ahead_[4];
+  bool walks_in_order_ = false;  // the last batch was of use
+  void end_batch(Ahead& batch);
+  void drop_old_ahead();
+  fiber::Timer ahead_timer_{[this] { drop_old_ahead(); }};
+  std::list<GoferInode*> cached_dirs_;  // most recently read first
   size_t cached_entries_ = 0;
   wire::Node root_;  // as attached; its inode is not held: inodes hold the filesystem
 };

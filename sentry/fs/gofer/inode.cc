@@ -176,6 +176,7 @@ Result<void> GoferInode::set_attr(const vfs::SetAttr& change) {
                 u32{wire::AttrChange::kSize} == u32{vfs::SetAttr::kSize});
   u32 mask = change.mask;
   invalidate();  // nobody is lent a position again before it is known what became of it
+  drop_ahead_of_parents();
   if ((mask & vfs::SetAttr::kSize) != 0 && read_write_.valid()) {
     if (change.size > static_cast<u64>(INT64_MAX)) return Errno::kInval;
     if (ftruncate64(read_write_.get(), static_cast<off64_t>(change.size)) != 0) return last_errno();
@@ -240,6 +241,15 @@ Result<void> GoferInode::connect_host_socket(int socket, const security::Credent
 // --- descriptors ---
 
 Result<int> GoferInode::open_descriptor(UniqueFd& slot, u32 flags) {
+  if (&slot == &read_only_ && !slot.valid() && !links_.empty() && node_ == wire::kNoNode) {
+    const Link& link = links_.back();
+    slot = link.parent->open_in_order(link.name, attr_);
+    if (slot.valid()) {
+      settle_kept();
+      return slot.get();
+    }
+  }
+  if (&slot == &read_write_) drop_ahead_of_parents();
   int fd = -1;
   wire::OpenRequest m;
   m.target = TRY(target(&fd));
@@ -403,6 +413,7 @@ Result<void> GoferInode::set_xattr(std::string_view name, std::string_view value
   m.name = name;
   m.value = value;
   m.flags = flags;
+  drop_ahead_of_parents();
   TRY(gofer_fs().call(m, fd));
   // An ACL changes the mode.
   forget_times();
@@ -423,6 +434,7 @@ Result<void> GoferInode::remove_xattr(std::string_view name) {
   wire::RemoveXattrRequest m;
   m.target = TRY(target(&fd));
   m.name = name;
+  drop_ahead_of_parents();
   TRY(gofer_fs().call(m, fd));
   forget_times();
   if (auto done = refresh(); !done) invalidate();

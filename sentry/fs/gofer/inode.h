@@ -110,6 +110,10 @@ class GoferInode final : public vfs::Inode {
     bool with_nodes = false;  // else few are known: those asked for since
     u32 asked = 0;
     std::shared_ptr<ListingUse> use;
+    // Place in the listing of the file that was opened last, and how many were opened in that order.
+    static constexpr size_t kNone = ~size_t{0};
+    size_t opened_at = kNone;
+    u32 in_order = 0;
     u64 read_at = 0;
     std::list<GoferInode*>::iterator in_fs;
   };
@@ -128,6 +132,12 @@ class GoferInode final : public vfs::Inode {
   // How to name it to the gofer; `fd` is set where a descriptor must go along.
   Result<wire::Target> target(int* fd) const;
   Result<int> open_descriptor(UniqueFd& slot, u32 flags);
+  // Of a directory: opens a file in it read-only, with or as one of those opened ahead. Invalid: it is to be opened by
+  // itself (the usual case).
+  UniqueFd open_in_order(const std::string& name, const wire::Attr& attr);
+  UniqueFd take_ahead(const std::string& name, const wire::Attr& attr);
+  std::optional<size_t> place_in_order(const std::string& name) const;
+  void drop_ahead_of_parents();
   void settle_kept();
   void retire_windows();
   void add_link(GoferInode& parent, std::string_view name);
@@ -196,8 +206,10 @@ class GoferInode final : public vfs::Inode {
     return *directory_;
   }
   void note_times();
+  // It changes, by us.
   void forget_times() {
     if (directory_) directory_->times_known = false;
+    gofer_fs().drop_ahead(*this);
   }
   std::unique_ptr<Entries> entries_;
 };

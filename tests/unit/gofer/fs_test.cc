@@ -150,6 +150,54 @@ TEST_F(GoferFsTest, ColdTreeCostsAboutOneRoundTripADirectory) {
   });
 }
 
+// In the order of the directory, as programs get the names.
+TEST_F(GoferFsTest, FilesOpenedInOrderComeInBatches) {
+  for (const char* dir : {"a", "b", "c"}) {
+    std::filesystem::create_directory(tree_ + "/" + dir);
+    for (int f = 0; f < 100; ++f) {
+      std::string name = "/" + std::string(dir) + "/f" + std::to_string(f);
+      write_file(tree_ + name, "text of " + name);
+    }
+  }
+  mount();
+  in_fiber([&] {
+    auto in_order = [&](const std::string& dir) {
+      std::vector<std::string> names;
+      auto f = open(dir, O_RDONLY | O_DIRECTORY);
+      EXPECT_TRUE(f);
+      EXPECT_TRUE((*f)->read_dir([&](const vfs::DirEntry& e) {
+        if (e.name[0] == 'f') names.push_back(dir + "/" + e.name);
+        return true;
+      }));
+      EXPECT_EQ(names.size(), 100u);
+      return names;
+    };
+    auto a = in_order("/a");
+    u64 before = trips();
+    for (const auto& name : a) EXPECT_EQ(get(name), "text of " + name);
+    EXPECT_LE(trips() - before, 16u);
+    // The next directory begins with a batch. What changes meanwhile is seen.
+    auto b = in_order("/b");
+    EXPECT_EQ(get(b[0]), "text of " + b[0]);
+    std::filesystem::rename(tree_ + b[4], tree_ + "/aside");  // not by us: seen later
+    EXPECT_EQ(get(b[1]), "text of " + b[1]);
+    EXPECT_EQ(put("/new", "new"), Errno::kNone);
+    EXPECT_TRUE(vfs::rename(ctx(), "/new", ctx(), b[2], 0));
+    EXPECT_EQ(get(b[2]), "new");
+    EXPECT_EQ(get(b[3]), "text of " + b[3]);
+    EXPECT_TRUE(vfs::unlink(ctx(), b[5]));
+    EXPECT_EQ(get(b[5]), "ENOENT");
+    EXPECT_EQ(put(b[6], "written"), Errno::kNone);
+    EXPECT_EQ(get(b[6]), "written");
+    for (size_t i = 7; i < 100; ++i) EXPECT_EQ(get(b[i]), "text of " + b[i]);
+    // Opened out of order: one by one, and no more than that.
+    auto c = in_order("/c");
+    before = trips();
+    for (size_t i = 99; i > 0; i -= 9) EXPECT_EQ(get(c[i]), "text of " + c[i]);
+    EXPECT_LE(trips() - before, 13u);
+  });
+}
+
 TEST_F(GoferFsTest, WritesShowInSizeAndOnTheHost) {
   mount();
   in_fiber([&] {

@@ -114,6 +114,41 @@ TEST_F(GoferTest, OpenDonatesRegularFilesOnly) {
   EXPECT_EQ(r->attr.size, 0u);
 }
 
+TEST_F(GoferTest, OpensSeveralAndLeavesOutWhatItMayNot) {
+  write_file(tree_ + "/f", "one");
+  write_file(tree_ + "/g", "two");
+  std::filesystem::create_symlink("f", tree_ + "/l");
+  std::filesystem::create_directory(tree_ + "/d");
+  ASSERT_EQ(mkfifo((tree_ + "/p").c_str(), 0600), 0);
+  start();
+  OpenSeveralRequest m;
+  m.dir = roots_[0];
+  m.names = {"f", "l", "none", "d", "p", "g"};
+  std::vector<UniqueFd> fds;
+  auto r = client_->call(m, fds);
+  ASSERT_TRUE(r);
+  ASSERT_EQ(r->files.size(), 2u);
+  ASSERT_EQ(fds.size(), 2u);
+  EXPECT_EQ(r->files[0].place, 0u);
+  EXPECT_EQ(r->files[1].place, 5u);
+  struct stat st {};
+  ASSERT_EQ(stat((tree_ + "/g").c_str(), &st), 0);
+  EXPECT_EQ(r->files[1].ino, st.st_ino);
+  EXPECT_EQ(read_fd(fds[0].get()), "one");
+  EXPECT_EQ(read_fd(fds[1].get()), "two");
+  EXPECT_EQ(fcntl(fds[0].get(), F_GETFL) & O_ACCMODE, O_RDONLY);
+  m.names = {"l"};
+  r = client_->call(m, fds);
+  ASSERT_TRUE(r);
+  EXPECT_TRUE(r->files.empty());
+  EXPECT_TRUE(fds.empty());
+  m.names.assign(kMostOpened + 1, Name("f"));
+  EXPECT_EQ(client_->call(m, fds).error(), Errno::kInval);
+  m.names.assign(kMostOpened, Name("f"));
+  ASSERT_TRUE(client_->call(m, fds));
+  EXPECT_EQ(fds.size(), kMostOpened);
+}
+
 TEST_F(GoferTest, FileAsMountRoot) {
   start();
   UniqueFd fd;
