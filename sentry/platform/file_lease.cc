@@ -74,8 +74,7 @@ void take_back_positions() {
 // many are there; 0: none, or not worth while, or not without waiting for a disk.
 u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
   SlotArea& area = *host_->process->area;
-  const bool opens = entry_.nr == SYS_open || entry_.nr == SYS_openat;
-  if (!opens || terms.fd < 0 || terms.size == 0 || terms.size > kMostAhead || out_count_ != 0) return 0;
+  if (!opens_file() || terms.fd < 0 || terms.size == 0 || terms.size > kMostAhead || out_count_ != 0) return 0;
   if (area.luck == 0 && ++area.passed_by % kSeldom != 0) return 0;
   iovec to{host_->window() + kCopyInBytes, terms.size};
   ssize_t got = preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);

@@ -172,6 +172,7 @@ class GuestThreadImpl final : public GuestThread {
   bool copy_from_file(u64 addr, const FileBytes& bytes) override;
   void name_is_steady() override { steady_name_ = true; }
   bool rang_for_call() const override { return host_ != nullptr && host_->notif != 0; }
+  bool opens_file() const override { return entry_.nr == SYS_open || entry_.nr == SYS_openat; }
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   bool take_closes(u64 table, Closes& closes) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;

@@ -192,6 +192,8 @@ class GuestThread {
   virtual void name_is_steady() = 0;
   // Its call came by doorbell: what spares it another one is worth some work.
   virtual bool rang_for_call() const = 0;
+  // It opens a file: what fstat says will be asked next, and any call in between costs the bytes that were read ahead.
+  virtual bool opens_file() const = 0;
   // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
   // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
   virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;

@@ -31,7 +31,7 @@ COUNTER(preemptions, "platform.poll_preempted", "polling that lost its CPU to ot
 constexpr u64 kMicrosecond = 2500;
 // Time from a reply to the next request that counts as soon; by doorbell it includes a switch each way.
 constexpr u64 kSoon = 20 * kMicrosecond;
-constexpr u64 kShortCall = 5 * kMicrosecond;
+constexpr u64 kShortCall = 15 * kMicrosecond;
 constexpr u64 kWindow = 20 * kMicrosecond;
 constexpr u64 kEarned = 2 * kMicrosecond;  // by each request
 constexpr u64 kLongestWindow = 100 * kMicrosecond;

@@ -123,7 +123,7 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
   Slot& slot = slots_[static_cast<size_t>(fd)];
   platform::LeaseTerms terms;
-  terms.with_stat = thread.rang_for_call();
+  terms.with_stat = thread.rang_for_call() || thread.opens_file();
   // Where somebody watches reads each one is to be seen.
   if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms))
     return;
