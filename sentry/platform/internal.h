@@ -51,9 +51,11 @@ class SlotArea : public RefCounted {
   u64 lease_table = 0;  // FdTable::id() of the one whose positions may be lent; 0: none yet
   u64 lease_generation = 0;
   u64* closes() const { return reinterpret_cast<u64*>(base_ + kClosesOffset); }
-  u32 closable = 0;   // descriptors that the stub may close, or has
-  u32 luck = 4;       // how often bytes read ahead were used lately
-  u32 passed_by = 0;  // opens without, since there was none
+  Posts& posts() const { return *reinterpret_cast<Posts*>(base_ + kPostsOffset); }
+  PostBox* post_box = nullptr;  // the one that is open
+  u32 closable = 0;             // descriptors that the stub may close, or has
+  u32 luck = 4;                 // how often bytes read ahead were used lately
+  u32 passed_by = 0;            // opens without, since there was none
 
  private:
   struct Left {
@@ -173,6 +175,7 @@ class GuestThreadImpl final : public GuestThread {
   void name_is_steady() override { steady_name_ = true; }
   bool rang_for_call() const override { return host_ != nullptr && host_->notif != 0; }
   bool opens_file() const override { return entry_.nr == SYS_open || entry_.nr == SYS_openat; }
+  RefPtr<PostBox> open_posts(int epoll) override;
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   bool take_closes(u64 table, Closes& closes) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;

@@ -19,6 +19,8 @@ constexpr u64 kLeasesOffset = kThreadSlots * kSlotBytes;
 constexpr u32 kMaxLeases = 192;
 // Behind them a bit for each that the stub has closed.
 constexpr u64 kClosesOffset = kLeasesOffset + kMaxLeases * 256;
+// And behind these what one thread of the process has posted (post_box.h).
+constexpr u64 kPostsOffset = kLeasesOffset + 52 * 1024;
 
 constexpr u64 kStubBase = 0x70000000;
 constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most this long
@@ -203,6 +205,28 @@ static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxL
               kMaxLeases % 64 == 0);
 // A tenth of a second, about. Others may write the file from outside.
 constexpr u64 kIsSure = 1ull << 28;
+
+// Calls of epoll_ctl(2) that a stub has answered and the sentry has yet to carry out.
+struct PostedControl {
+  u64 data;
+  u32 op, fd, events, spare;
+};
+constexpr u32 kMostPosts = 32, kMostPostFds = 1024;
+struct alignas(64) Posts {
+  // The sentry's.
+  u32 open;                      // 0: nobody may post
+  u32 owner;                     // index of the slot whose thread may, plus one
+  u32 epoll;                     // the descriptor of the epoll
+  u32 head;                      // so many were taken
+  u64 known[kMostPostFds / 64];  // bit n: descriptor n may be added and removed
+  // Written by both: it is in the set.
+  alignas(64) u64 registered[kMostPostFds / 64];
+  // The stub's.
+  alignas(64) u32 tail;  // so many were posted
+  alignas(64) PostedControl ring[kMostPosts];
+};
+static_assert(kClosesOffset + kMaxLeases / 8 <= kPostsOffset &&
+              kPostsOffset + sizeof(Posts) <= kLeasesOffset + kSlotBytes);
 
 struct RobustList {
   u64 head;

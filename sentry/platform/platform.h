@@ -16,6 +16,7 @@
 #include "sentry/fiber/fiber.h"
 #include "sentry/platform/file_lease.h"
 #include "sentry/platform/file_window.h"
+#include "sentry/platform/post_box.h"
 #include "sentry/platform/registers.h"
 
 namespace sbx::platform {
@@ -197,6 +198,8 @@ class GuestThread {
   // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
   // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
   virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;
+  // Lets this thread post what it does to the epoll behind its descriptor (post_box.h). Null: not now.
+  virtual RefPtr<PostBox> open_posts(int epoll) = 0;
   // Bit n: descriptor n may have been closed by its process since the last time. False: none was.
   using Closes = std::array<u64, kMaxLeases / 64>;
   virtual bool take_closes(u64 table, Closes& closes) = 0;

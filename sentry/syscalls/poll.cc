@@ -253,6 +253,8 @@ Result<i64> sys_epoll_ctl(Task& task, Fd fd, Int op, Int target, InBuf event_add
   auto epoll = ref_cast<fs::anon::Epoll>(at);
   if (!epoll || at == file) return Errno::kInval;
   TRY(epoll->control(op, target, file, event));
+  at = nullptr;
+  epoll->controlled(fd.n, op, target, file, event);
   return 0;
 }
 

@@ -34,6 +34,7 @@ Result<i64> synchronise(Task& task, const RefPtr<task::SeccompFilter>& filter) {
   }
   for (Task* other : task.group->tasks) {
     other->seccomp = filter;
+    if (other->fds->watcher() != nullptr) other->fds->watcher()->copied();
     other->publish_identity();
     if (!task.creds->no_new_privs || other->creds->no_new_privs) continue;
     RefPtr<security::Credentials> next(new security::Credentials(*other->creds));
@@ -62,6 +63,7 @@ Result<i64> set_filter(Task& task, u32 flags, u64 program_at) {
     return (flags & SECCOMP_FILTER_FLAG_TSYNC_ESRCH) != 0 ? Result<i64>(Errno::kSrch) : Result<i64>(stranger);
   }
   task.seccomp = filter;
+  if (task.fds->watcher() != nullptr) task.fds->watcher()->copied();
   task.publish_identity();
   return 0;
 }
@@ -71,6 +73,7 @@ Result<i64> set_strict(Task& task) {
   auto filter = TRY(task::bpf_filter(strict_program(), nullptr));
   filter->strict = true;
   task.seccomp = filter;
+  if (task.fds->watcher() != nullptr) task.fds->watcher()->copied();
   task.publish_identity();
   return 0;
 }

@@ -34,6 +34,7 @@ Result<int> FdTable::add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int le
   while (fd < slots_.size() && slots_[fd].file) ++fd;
   if (fd >= std::min(limit, kMaxOpen)) return Errno::kMfile;
   if (fd >= slots_.size()) slots_.resize(std::max(fd + 1, std::min(slots_.size() * 2, size_t{kMaxOpen})));
+  if (watcher_ != nullptr) watcher_->gets(*file);
   slots_[fd].file = std::move(file);
   slots_[fd].cloexec = cloexec;
   if (static_cast<size_t>(least) <= first_free_) first_free_ = fd + 1;
@@ -44,6 +45,8 @@ Result<int> FdTable::set(int fd, RefPtr<vfs::File> file, bool cloexec, u64 limit
   if (fd < 0 || static_cast<u64>(fd) >= std::min(limit, kMaxOpen)) return Errno::kBadf;
   auto index = static_cast<size_t>(fd);
   if (index >= slots_.size()) slots_.resize(index + 1);
+  if (watcher_ != nullptr) watcher_->closes(fd);
+  if (watcher_ != nullptr) watcher_->gets(*file);
   RefPtr<vfs::File> old = take(slots_[index]);
   slots_[index].file = std::move(file);
   slots_[index].cloexec = cloexec;
@@ -65,6 +68,7 @@ Result<void> FdTable::closed(int fd, vfs::File& file) {
 
 Result<void> FdTable::drop(int fd) {
   auto index = static_cast<size_t>(fd);
+  if (watcher_ != nullptr) watcher_->closes(fd);
   RefPtr<vfs::File> file = take(slots_[index]);
   slots_[index].cloexec = false;
   first_free_ = std::min(first_free_, index);
@@ -83,7 +87,8 @@ void FdTable::close_range(u32 first, u32 last) {
 }
 
 void FdTable::close_on_exec() {
-  reap();  // of threads that closed and were ended since the call began
+  if (watcher_ != nullptr) watcher_->copied();  // what comes is another program
+  reap();                                       // of threads that closed and were ended since the call began
   for (size_t fd = 0; fd < slots_.size(); ++fd) {
     if (slots_[fd].file && slots_[fd].cloexec) (void)drop(static_cast<int>(fd));
   }
@@ -151,10 +156,12 @@ void FdTable::reap() {
 
 void FdTable::share() {
   shared_ = true;
+  if (watcher_ != nullptr) watcher_->copied();
   reap();  // and takes all of them back
 }
 
 RefPtr<FdTable> FdTable::clone() const {
+  if (watcher_ != nullptr) watcher_->copied();
   auto copy = make_ref<FdTable>();
   size_t used = slots_.size();
   while (used > 0 && !slots_[used - 1].file) --used;

@@ -29,6 +29,21 @@ class FdTable : public RefCounted {
   void reap();
   // Processes with memories of their own will share it: nobody closes anything by himself.
   void share();
+  // Somebody who goes by what the table is, and who it is: hears of changes before they are made. One at most.
+  class Watcher {
+   public:
+    virtual ~Watcher() = default;
+    // A call of a thread that has the table begins.
+    virtual void call_begins() = 0;
+    // The descriptor closes or will be another file's.
+    virtual void closes(int fd) = 0;
+    // A descriptor for the file is made; the table is copied or shared.
+    virtual void gets(const vfs::File& file) = 0;
+    virtual void copied() = 0;
+  };
+  bool shared() const { return shared_; }
+  void set_watcher(Watcher* watcher) { watcher_ = watcher; }
+  Watcher* watcher() const { return watcher_; }
   // Lowest free number >= least, below `limit` (RLIMIT_NOFILE): kMfile otherwise.
   Result<int> add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int least = 0);
   // dup2: whatever was there is closed.
@@ -67,6 +82,7 @@ class FdTable : public RefCounted {
   std::vector<Slot> slots_;
   size_t first_free_ = 0;  // no free slot below
   bool shared_ = false;
+  Watcher* watcher_ = nullptr;
   const u64 id_ = next_id();
   static u64 next_id();
 };

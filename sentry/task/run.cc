@@ -26,6 +26,7 @@ void Task::run() {
   while (!exited) {
     entry = thread->wait_entry();
     if (!group->exiting) {
+      if (fds && fds->watcher() != nullptr) fds->watcher()->call_begins();
       switch (entry.kind) {
         case EntryKind::kStarted:
           if (trace && signal_pending(*this)) {  // its first stop, before anything has run

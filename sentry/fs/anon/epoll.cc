@@ -44,6 +44,7 @@ struct Epoll::Item {
 Epoll::Epoll(u32 flags) : File(anon_path("[eventpoll]"), O_RDWR | flags) {}
 
 Epoll::~Epoll() {
+  end_posts();
   ready_.clear();
   for (auto& [key, item] : items_) {
     auto it = Item::watchers().find(item->file);
@@ -88,7 +89,15 @@ void Epoll::item_woken(Item& item) {
   if (!poll_queue_.empty()) poll_queue_.wake_all();
 }
 
+// Who joins it is woken for changes, which then must not wait for their thread.
+fiber::WaitQueue* Epoll::wait_queue() {
+  polled_ = true;
+  end_posts();
+  return &poll_queue_;
+}
+
 u32 Epoll::readiness() {
+  take_posts();
   while (!ready_.empty()) {
     Item* item = ready_.front();
     if (item->ready_mask() != 0) return POLLIN | POLLRDNORM;
@@ -130,6 +139,11 @@ Result<void> Epoll::check_nesting(Epoll& inner) const {
 }
 
 Result<void> Epoll::control(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event) {
+  take_posts();
+  return change(op, fd, file, event);
+}
+
+Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event) {
   if (file->wait_queue() == nullptr) return Errno::kPerm;
   if (file.get() == this) return Errno::kInval;
   auto* inner = dynamic_cast<Epoll*>(file.get());
@@ -206,6 +220,7 @@ size_t Epoll::collect(epoll_event* out, size_t max) {
 }
 
 Result<size_t> Epoll::wait(epoll_event* out, size_t max, fiber::Deadline deadline) {
+  take_posts();
   size_t n = collect(out, max);
   if (n > 0 || deadline == 0) {
     if (!ready_.empty()) waiters_.wake_one();
@@ -234,6 +249,7 @@ Result<size_t> Epoll::wait(epoll_event* out, size_t max, fiber::Deadline deadlin
 }
 
 std::string Epoll::fdinfo() {
+  take_posts();
   std::string out;
   for (const auto& [key, item] : items_) {
     u64 ino = 0;

@@ -10,6 +10,8 @@
 #include <map>
 #include <memory>
 
+#include "sentry/platform/post_box.h"
+#include "sentry/task/fd_table.h"
 #include "sentry/vfs/file.h"
 
 namespace sbx::fs::anon {
@@ -18,17 +20,21 @@ class Epoll final : public vfs::File {
  public:
   explicit Epoll(u32 flags);
   u32 readiness() override;
-  fiber::WaitQueue* wait_queue() override { return &poll_queue_; }
+  fiber::WaitQueue* wait_queue() override;
   std::string fdinfo() override;
 
   // epoll_ctl(2). `file` is what `fd` refers to now; event matters for ADD and MOD.
   Result<void> control(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event);
+  // The calling task did this through its descriptor `epoll_fd`: may let it post such changes from now on
+  // (epoll_posts.cc). After control().
+  void controlled(int epoll_fd, int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event);
   // epoll_wait(2): at most max events; 0 at the deadline (0: do not wait). kIntr when a signal arrives: never
   // restarted.
   Result<size_t> wait(epoll_event* out, size_t max, fiber::Deadline deadline);
 
  private:
   struct Item;
+  class PostsOf;
   using Key = std::pair<int, vfs::File*>;
   ~Epoll() override;
   Result<void> check_nesting(Epoll& inner) const;
@@ -41,6 +47,16 @@ class Epoll final : public vfs::File {
   void unready(Item& item);
   static void forget(vfs::File& file);
 
+  // Before anything is looked at: what its thread has posted is carried out, and if another one looks, the thread posts
+  // no more.
+  void take_posts();
+  void end_posts();
+  Result<void> change(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event);
+
+  std::shared_ptr<PostsOf> posts_;  // null: everything comes in
+  i32 last_tid_ = 0;                // who changed it last,
+  u32 in_a_row_ = 0;                // and how often
+  bool polled_ = false;             // waited for by poll(2) or another epoll
   std::map<Key, std::unique_ptr<Item>> items_;
   std::list<Item*> ready_;
   fiber::WaitQueue waiters_;     // fibers in wait(): woken one at a time, each passes on what it leaves

@@ -234,6 +234,14 @@ void handle_syscall(Context& ctx) {
     regs.rax = static_cast<u64>(ret);
     return;
   }
+  if (nr == kNrEpollCtl) {
+    if (const Posted posted = post_control(ctx); posted != Posted::kNo) {
+      ++slot.counters.tier0;
+      regs.rax = 0;
+      if (posted == Posted::kComeIn) signal_check(ctx, false);
+      return;
+    }
+  }
   if (nr == kNrExitGroup) release_robust_list(slot);
   if (nr == kNrExit || nr == kNrExitGroup || nr == kNrGetrusage) take_usage(slot, true);
   NameQuery query;

@@ -141,6 +141,7 @@ enum Nr : u32 {
   kNrOpen = 2,
   kNrStat = 4,
   kNrFstat = 5,
+  kNrEpollCtl = 233,
   kNrLstat = 6,
   kNrLseek = 8,
   kNrMmap = 9,
@@ -272,6 +273,9 @@ void set_altstack(u32 index);
 
 // native.cc. True: answered, ret valid. False: the sentry's.
 bool tier0(Context& ctx, u32 nr, i64& ret);
+// epoll_ctl(2): kYes: it is done, the result is 0. kComeIn: the same, and the sentry must be told at once.
+enum class Posted : u8 { kNo, kYes, kComeIn };
+Posted post_control(const Context& ctx);
 // Whether the sentry is to see such a call before tier0() may answer it; see: Slot::see_native.
 bool is_seen(u32 nr, u32 see);
 void walk_robust_list(u64 head, u32 guest_tid);
