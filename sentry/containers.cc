@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "sentry/control/limits.h"
+#include "sentry/fiber/kernel_lock.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/rootfs.h"
 #include "sentry/task/kernel.h"
@@ -99,7 +101,10 @@ HostResult<void> set_up_container(control::Container& container, std::shared_ptr
   made.seccomp = container_filter(config.seccomp);
   if (!config.namespaces.own_cgroup && !config.cgroup_path.empty()) made.cgroup_shown = config.cgroup_path;
   apply_sysctls(config, made);
-  if (!joined) register_filesystems(config, gofer);
+  if (joined)
+    control::set_pids_limit(made, config.limits.pids);
+  else
+    register_filesystems(config, gofer);
   made.mounts = TRY(control::build_mounts(config, gofer_bind_maker(gofer)));
   TRY(control::prepare_cwd(made, config.process));
 
@@ -120,7 +125,11 @@ HostResult<void> set_up_container(control::Container& container, std::shared_ptr
 
 HostResult<void> join_container(control::Container& container, UniqueFd gofer_socket) {
   if (!task::kernel().init) return Failure(Errno::kSrch, "the container whose pid namespace it shares has not started");
-  std::unique_ptr<gofer::Client> client = TRY(gofer::Client::connect(std::move(gofer_socket)));
+  std::unique_ptr<gofer::Client> client;
+  {
+    fiber::HostBlock block;  // until it greets
+    client = TRY(gofer::Client::connect(std::move(gofer_socket)));
+  }
   return set_up_container(container, std::move(client));
 }
 

@@ -5,6 +5,11 @@
 
 namespace sbx::control {
 
+void set_pids_limit(task::Container& container, i64 limit) {
+  if (limit == VisibleLimits::kUnchanged) return;
+  container.max_tasks = limit > 0 ? static_cast<size_t>(limit) : task::Container::kMostTasks;
+}
+
 void set_limits(const VisibleLimits& limits) {
   fs::proc::HostFacts& facts = fs::proc::host_facts();
   auto set = [](i64& to, i64 value) {
@@ -17,8 +22,7 @@ void set_limits(const VisibleLimits& limits) {
   set(facts.cpu_period_us, limits.cpu_period_us);
   set(facts.cpu_shares, limits.cpu_shares);
   if (!limits.cpuset_cpus.empty()) facts.cpus = fs::proc::parse_cpu_list(limits.cpuset_cpus);
-  task::Kernel& kernel = task::kernel();
-  kernel.max_tasks = facts.pids > 0 ? static_cast<size_t>(facts.pids) : task::Kernel::kMostTasks;
+  set_pids_limit(*task::kernel().container, facts.pids);
 }
 
 }  // namespace sbx::control

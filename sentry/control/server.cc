@@ -301,8 +301,11 @@ class Connection : public RefCounted {
   }
 
   Reply handle(UpdateRequest& r, Packet&) {
-    // What a container that joined may use its cgroup says; what it sees are the first's limits.
-    if (container_.get() == first_) set_limits(r.limits);
+    // A container that joined sees the first's limits.
+    if (container_.get() == first_)
+      set_limits(r.limits);
+    else
+      set_pids_limit(*container_->kernel, r.limits.pids);
     return OkReply{};
   }
 

@@ -61,7 +61,9 @@ bool too_many_tasks(const Task& task) {
 Result<i64> clone_task(Task& task, const CloneArgs& args) {
   TRY(check_flags(task, args));
   const u64 f = args.flags;
-  if (too_many_tasks(task) || kernel().task_count() >= kernel().max_tasks) return Errno::kAgain;
+  const Container& container = *task.group->container;
+  const bool full = container.tasks >= container.max_tasks || kernel().task_count() >= Container::kMostTasks;
+  if (too_many_tasks(task) || full) return Errno::kAgain;
   const auto kind = (f & CLONE_THREAD) != 0 ? platform::CloneRequest::Kind::kThread
                     : (f & CLONE_VM) != 0   ? platform::CloneRequest::Kind::kVfork
                                             : platform::CloneRequest::Kind::kFork;

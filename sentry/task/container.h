@@ -31,8 +31,11 @@ class Container : public RefCounted {
   RefPtr<net::Network> network;
   // Tunables visible in /proc/sys, set by config.json's sysctl: name with '/' -> value.
   std::map<std::string, std::string> sysctls;
-  RefPtr<const SeccompFilter> seccomp;  // linux.seccomp: what init and `sbx exec` begin with; null: none
-  std::string cgroup_shown = "/";       // in /proc/PID/cgroup
+  RefPtr<const SeccompFilter> seccomp;         // linux.seccomp: what init and `sbx exec` begin with; null: none
+  std::string cgroup_shown = "/";              // in /proc/PID/cgroup
+  static constexpr size_t kMostTasks = 30000;  // without a limit, and of all together
+  size_t tasks = 0;
+  size_t max_tasks = kMostTasks;  // its pids limit: kAgain beyond
   // Its first process: null before start, and in a joined container once that has ended.
   RefPtr<ThreadGroup> init;
   // cgroup.procs of where its processes belong; none: where the sandbox's zygotes are already.

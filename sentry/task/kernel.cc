@@ -56,11 +56,16 @@ Session* Kernel::find_session(i32 sid) const {
   return nullptr;
 }
 
-void Kernel::add_task(Task& task) { tasks_[task.tid] = &task; }
+void Kernel::add_task(Task& task) {
+  tasks_[task.tid] = &task;
+  ++task.group->container->tasks;
+}
 
 void Kernel::remove_task(Task& task) {
   auto it = tasks_.find(task.tid);
-  if (it != tasks_.end() && it->second == &task) tasks_.erase(it);
+  if (it == tasks_.end() || it->second != &task) return;
+  tasks_.erase(it);
+  --task.group->container->tasks;
 }
 
 void Kernel::add_group(ThreadGroup& group) { groups_[group.pid] = &group; }

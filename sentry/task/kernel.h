@@ -35,9 +35,7 @@ class Kernel {
   std::string boot_id;                                  // /proc/sys/kernel/random/boot_id
   RefPtr<ThreadGroup> init;                             // pid 1; null before start
   u32 pid_max = 32768;
-  static constexpr size_t kMostTasks = 30000;  // without a limit
-  size_t max_tasks = kMostTasks;               // pids limit of the container: kAgain beyond
-  u64 processes_started = 0;                   // "processes" of /proc/stat
+  u64 processes_started = 0;  // "processes" of /proc/stat
 
   // The syscall table's entry point (syscalls/dispatch.cc): returns the value for rax or -errno (may be a restart
   // code).

@@ -221,6 +221,18 @@ def execs(group):
     expect("what is left of it", group.state(container), None)
 
 
+def limits(group):
+    """Each its own number of processes."""
+    script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done 2>/dev/null; wait"
+    bomb = group.start(["bash", "-c", script], change=lambda c: c["linux"].update(resources={"pids": {"limit": 6}}))
+    del bomb
+    out, err, status = group.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0 & done; wait; echo all"])
+    expect("the other one", (out, status), ("all\n", 0))
+    count = "cat /proc/[0-9]*/comm | grep -c sleep"
+    sleeps = int(group.exec(group.first, "sh", "-c", count)[0])
+    expect("processes of the limited one: %d" % sleeps, 1 < sleeps <= 7, True)  # the first one's own, too
+
+
 def terminals(group):
     out, _, status = group.run(["script", "-qec", "tty", "/dev/null"])
     expect("a terminal of its own", (out.replace("\r", ""), status), ("/dev/pts/0\n", 0))
@@ -244,7 +256,7 @@ def not_started(group):
     expect("create: " + error, "has not started" in error, True)
 
 
-CASES = [processes, signals, networks, names, execs, ends, terminals, many] + ([] if arguments.runtime else [not_started])
+CASES = [processes, signals, networks, names, execs, ends, limits, terminals, many] + ([] if arguments.runtime else [not_started])
 
 box.private_mounts()
 with box.WorkRoot(arguments.rootfs or box.cached_rootfs()) as root:

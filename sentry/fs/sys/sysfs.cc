@@ -128,7 +128,8 @@ void add_cgroup(StaticDir& dir) {
   }
   dir.constant("cpuset.mems.effective", "0\n");
   dir.text("pids.max", []() -> Result<std::string> { return limit_text(host_facts().pids); });
-  dir.text("pids.current", []() -> Result<std::string> { return std::to_string(task::kernel().task_count()) + "\n"; });
+  dir.text("pids.current",
+           []() -> Result<std::string> { return std::to_string(task::kernel().current_container().tasks) + "\n"; });
 }
 
 }  // namespace
