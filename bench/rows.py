@@ -69,6 +69,7 @@ ROWS = [
     program("dd 64 MiB, fsync", "dd if=/dev/zero of=/bench/x/dd bs=64k count=1024 conv=fsync status=none", fresh=True,
             writes=True),
     script("fio randread 4k", 1.2), script("fio write 64k", 1.2, fresh=True, writes=True),
+    script("fio randwrite 4k, tmpfs", 1.2),
     program("sqlite: 50k inserts", ["sh", "-c", "sqlite3 /bench/x/db </bench/inserts.sql"], 1.2, fresh=True, writes=True),
     program("sqlite: 100 commits", ["sh", "-c", "sqlite3 /bench/x/db </bench/commits.sql"], 1.2, fresh=True, writes=True),
     program("python3 -c pass", ["python3", "-c", "pass"], 1.3),
@@ -86,6 +87,7 @@ ROWS = [
     program("stress-ng futex", "stress-ng -q --futex 1 --futex-ops 20000"),
     script("redis SET -c20", 1.25), script("redis GET -c20", 1.25), script("redis GET -c20 -P16", 1.05),
     script("nginx 1 KiB -c16", 1.25), script("nginx 100 KiB -c16"), script("iperf3, a MiB", 1.05),
+    script("iperf3 -P4, a MiB", 1.05), script("iperf3 -u, a MiB"),
     script("pgbench -S -c4", 1.25), script("pgbench -c4", 1.25, writes=True),
 ]
 

@@ -66,6 +66,15 @@ disk() { # disk OPTIONS...
   rate fio "$operations" "$operations"
 }
 
+# What arrives, by iperf3.
+throughput() { # throughput OPTIONS...
+  iperf3 -s -1 -D -p $port -B 127.0.0.1
+  sleep 0.3
+  iperf3 -c 127.0.0.1 -p $port -t 1 --json "$@" >/tmp/iperf3
+  arrived=$(awk -F: '/"sum_received"/ { s = 1 } s && /"bits_per_second"/ { print $2 / 8 / 1048576; exit }' /tmp/iperf3)
+  rate iperf3 "$arrived" "$arrived"
+}
+
 case $1 in
 prepare)
   mkdir www pg
@@ -93,15 +102,13 @@ prepare)
 "redis GET -c20 -P16") redis get 500000 -P 16 ;;
 "nginx 1 KiB -c16") web 1k ;;
 "nginx 100 KiB -c16") web 100k ;;
-"iperf3, a MiB")
-  iperf3 -s -1 -D -p $port -B 127.0.0.1
-  sleep 0.3
-  said=$(iperf3 -c 127.0.0.1 -p $port -t 1 --json | awk -F: '/sum_received/ { s = 1 } s && /bits_per_second/ { print $2 + 0; exit }')
-  rate iperf3 "$(awk -v b="$said" 'BEGIN { print b / 8 / 1048576 }')" "$(awk -v b="$said" 'BEGIN { print b / 8 / 1048576 }')"
-  ;;
+"iperf3, a MiB") throughput ;;
+"iperf3 -P4, a MiB") throughput -P 4 ;;
+"iperf3 -u, a MiB") throughput -u -b 0 ;;
 "pgbench -S -c4") postgres -S ;;
 "pgbench -c4") postgres ;;
 "fio randread 4k") disk --rw=randread --bs=4k --size=256m --filename=/bench/big --readonly ;;
+"fio randwrite 4k, tmpfs") disk --rw=randwrite --bs=4k --size=32m --directory=/dev/shm ;;
 "fio write 64k") disk --rw=write --bs=64k --size=64m --directory=/bench/x ;;
 *)
   echo "rows.sh: no row $1" >&2
