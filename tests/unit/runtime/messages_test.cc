@@ -25,7 +25,8 @@ std::vector<Request> all_requests() {
           PauseRequest{},
           ResumeRequest{},
           UpdateRequest{{1 << 20, -1, 5, -1, -1, -1, "0-1", ""}},
-          StatsRequest{}};
+          StatsRequest{},
+          JoinRequest{}};
 }
 
 std::vector<Reply> all_replies() {
