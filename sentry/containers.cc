@@ -66,7 +66,9 @@ RefPtr<net::Network> own_network(const BootConfig& config, const std::shared_ptr
     return fs::gofer::host_socket(*gofer, family, type, protocol);
   };
   if (joined) network->make = by_gofer;
-  if (config.raw_sockets) network->make_raw = by_gofer;
+  // Their options are in the sentry's filter only where the first container has them.
+  const bool raw = config.raw_sockets && (!joined || task::kernel().container->network->make_raw);
+  if (raw) network->make_raw = by_gofer;
   return network;
 }
 

@@ -49,7 +49,7 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   vfs::register_fs_type(
       {"devtmpfs", [](string_view, string_view data) { return make_tmpfs(data, "devtmpfs", "devtmpfs"); }});
   vfs::register_fs_type({"ramfs", [](string_view, string_view) { return make_tmpfs("size=0", "ramfs", "ramfs"); }});
-  // POSIX message queues are not there yet; what programs look for is the empty directory.
+  // Queues are the calls' (fs/mqueue) and not shown here; what programs look for is the directory.
   vfs::register_fs_type({"mqueue", [](string_view, string_view) { return make_tmpfs("size=0", "mqueue", "mqueue"); }});
   vfs::register_fs_type({"devpts", [](string_view, string_view data) -> Result<RefPtr<vfs::FileSystem>> {
                            fs::devpts::Options options = TRY(fs::devpts::parse_options(data));

@@ -152,16 +152,7 @@ void inherit(const ChildPlan& plan, const std::vector<int>& fds) {
   __user_cap_data_struct none[2] = {};
   if (::syscall(SYS_capset, &header, none) != 0) give_up_errno(plan, "dropping capabilities");
   control::send_boot_report(plan.sync_fd, {true, ""});
-  std::vector<int> kept = {plan.stand_in_fd, signals.get(), plan.tty};
-  std::sort(kept.begin(), kept.end());
-  unsigned from = 3;
-  for (int fd : kept) {
-    if (fd < 3) continue;
-    auto at = static_cast<unsigned>(fd);
-    if (at > from) ::close_range(from, at - 1, 0);
-    from = at + 1;
-  }
-  ::close_range(from, ~0u, 0);
+  host::close_all_but({0, 1, 2, plan.stand_in_fd, signals.get(), plan.tty});
   ::_exit(stand_in(plan.stand_in_fd, signals.get(), plan.tty, 0));
 }
 

@@ -181,14 +181,7 @@ void write_result(int fd, const std::string& text) {
   // The streams are the container's now: engines wait for the last holder to close them.
   int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int i = 0; i < 3; ++i) ::dup2(null_fd, i);
-  std::vector<int> keep = {2, client->fd(), signals.fd(), result_fd};
-  if (tty >= 0) keep.push_back(tty);
-  std::sort(keep.begin(), keep.end());
-  for (size_t i = 0; i < keep.size(); ++i) {
-    unsigned first = static_cast<unsigned>(keep[i]) + 1;
-    unsigned last = i + 1 < keep.size() ? static_cast<unsigned>(keep[i + 1]) - 1 : ~0u;
-    if (first <= last) ::close_range(first, last, 0);
-  }
+  host::close_all_but({0, 1, 2, client->fd(), signals.fd(), result_fd, tty});
   if (::chdir("/") < 0) ::_exit(255);
   ::prctl(PR_SET_NAME, "sbx-exec");
   ::close(result_fd);

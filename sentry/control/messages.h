@@ -7,7 +7,8 @@
 // (except `signal`, `resize`: allowed while a `wait` is pending, answered before it).
 // A server checks SO_PEERCRED: only root of its own user namespace's owner, i.e. the uid that started it, may ask.
 //
-// What a closed connection means: nothing, except for execs made with `tied`: they are killed (SIGKILL).
+// What a closed connection means: nothing, except for execs made with `tied` and for a container that joined through
+// it: they are killed (SIGKILL).
 #pragma once
 #include <string>
 #include <string_view>

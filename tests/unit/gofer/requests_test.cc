@@ -95,11 +95,16 @@ TEST_F(GoferTest, ReadDirIsCompleteInChunks) {
   EXPECT_EQ(seen["sub"].type, DT_DIR);
 }
 
+// What is no regular file: a link to "f", a directory, a FIFO.
+static void make_others(const std::string& tree) {
+  std::filesystem::create_symlink("f", tree + "/l");
+  std::filesystem::create_directory(tree + "/d");
+  ASSERT_EQ(mkfifo((tree + "/p").c_str(), 0600), 0);
+}
+
 TEST_F(GoferTest, OpenDonatesRegularFilesOnly) {
   write_file(tree_ + "/f", "text");
-  std::filesystem::create_symlink("f", tree_ + "/l");
-  std::filesystem::create_directory(tree_ + "/d");
-  ASSERT_EQ(mkfifo((tree_ + "/p").c_str(), 0600), 0);
+  make_others(tree_);
   start();
   UniqueFd fd;
   ASSERT_TRUE(call(open_of(roots_[0], "f", O_RDONLY), -1, &fd));
@@ -117,9 +122,7 @@ TEST_F(GoferTest, OpenDonatesRegularFilesOnly) {
 TEST_F(GoferTest, OpensSeveralAndLeavesOutWhatItMayNot) {
   write_file(tree_ + "/f", "one");
   write_file(tree_ + "/g", "two");
-  std::filesystem::create_symlink("f", tree_ + "/l");
-  std::filesystem::create_directory(tree_ + "/d");
-  ASSERT_EQ(mkfifo((tree_ + "/p").c_str(), 0600), 0);
+  make_others(tree_);
   start();
   OpenSeveralRequest m;
   m.dir = roots_[0];
