@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -99,6 +100,8 @@ static void* scribble(void* arg) {
     *(volatile uint32_t*)(slot + (at & ~3u)) = (uint32_t)value(&s);
     // What is lent of the first open files: positions, lengths, windows.
     *(volatile uint64_t*)(kSlots + 2047 * kSlotBytes + ((r >> 48) % 8) * 256 + (r >> 56) % 8 * 8) = value(&s);
+    // What is posted of an epoll: who may, of which descriptors, how much, and what.
+    *(volatile uint32_t*)(kSlots + 2047 * kSlotBytes + 52 * 1024 + (next(&s) % 400) * 4) = (uint32_t)value(&s);
   }
   return NULL;
 }
@@ -128,7 +131,21 @@ static void* honest_calls(void* arg) {
   uint64_t s = (uint64_t)arg;
   char buf[4096];
   while (!over) {
-    switch (next(&s) % 8) {
+    switch (next(&s) % 9) {
+      case 8: {
+        int ep = epoll_create1(0), p[2];
+        if (ep < 0 || pipe(p) != 0) break;
+        struct epoll_event e = {EPOLLIN, {0}}, out[4];
+        for (int i = 0; i < 40; i++) {
+          epoll_ctl(ep, EPOLL_CTL_ADD, p[i % 2], &e);
+          if (i % 8 == 7) epoll_wait(ep, out, 4, 0);
+          epoll_ctl(ep, EPOLL_CTL_DEL, p[i % 2], NULL);
+        }
+        close(p[0]);
+        close(p[1]);
+        close(ep);
+        break;
+      }
       case 0: {
         int fd = open("/etc/passwd", O_RDONLY);
         for (int i = 0; i < 8; i++) (void)!pread(fd, buf, 100, i);
