@@ -7,21 +7,13 @@
 #pragma once
 #include <sys/stat.h>
 
-#include <functional>
 #include <map>
-#include <span>
 #include <vector>
 
 #include "sentry/base/unique_fd.h"
 #include "sentry/platform/platform.h"
 
 namespace sbx::platform {
-
-// Patches the system calls of `text`: whole pages of which the first `used` bytes are code and the rest is zero, where
-// the jumps' targets go. `entry` is the stub's address for them. Calls whose numbers most programs use come first, as
-// long as there is room. `unwinds(at)`: whether unwinders know the frame below the code at `at` for a signal's without
-// a look at the instructions; only then rt_sigreturn there may be changed. Returns how many sites were patched.
-u32 patch_text(std::span<u8> text, u64 used, u32 entry, const std::function<bool(u64 at)>& unwinds);
 
 class PatchedText {
  public:

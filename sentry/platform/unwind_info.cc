@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <string_view>
 
 namespace sbx::platform {
 
@@ -95,6 +97,31 @@ std::vector<Elf64_Phdr> read_segments(int fd) {
   std::vector<Elf64_Phdr> segments(header.e_phnum);
   if (!read_all(fd, segments.data(), segments.size() * sizeof(Elf64_Phdr), header.e_phoff)) return {};
   return segments;
+}
+
+bool calls_through_libraries(int fd) {
+  constexpr u64 kMaxEntries = 256;
+  Image image(fd);
+  std::vector<Elf64_Dyn> entries;
+  for (const Elf64_Phdr& p : image.segments()) {
+    if (p.p_type != PT_DYNAMIC) continue;
+    entries.resize(std::min<u64>(p.p_filesz / sizeof(Elf64_Dyn), kMaxEntries));
+    if (!read_all(fd, entries.data(), entries.size() * sizeof(Elf64_Dyn), p.p_offset)) return false;
+  }
+  u64 names = 0;
+  for (const Elf64_Dyn& entry : entries) {
+    if (entry.d_tag == DT_STRTAB) names = entry.d_un.d_ptr;
+  }
+  auto begins_with = [&](u64 name, std::string_view prefix) {
+    char bytes[16];
+    return image.read(names + name, bytes, prefix.size()) && prefix == std::string_view(bytes, prefix.size());
+  };
+  bool needs = false;
+  for (const Elf64_Dyn& entry : entries) {
+    if (entry.d_tag == DT_SONAME && begins_with(entry.d_un.d_val, "libpthread.so")) return false;
+    needs = needs || (entry.d_tag == DT_NEEDED && !begins_with(entry.d_un.d_val, "ld-"));
+  }
+  return needs;
 }
 
 bool has_signal_frame(int fd, u64 offset) {

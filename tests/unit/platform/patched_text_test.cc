@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sentry/platform/layout.h"
+#include "sentry/platform/patch_text.h"
 #include "sentry/platform/unwind_info.h"
 
 namespace sbx::platform {
@@ -23,11 +24,12 @@ constexpr u64 kBytes = 2 * kPageSize;
 class PatchedTextTest : public testing::Test {
  protected:
   void SetUp() override {
-    text_ =
-        static_cast<u8*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    text_ = static_cast<u8*>(
+        mmap(nullptr, kBytes + kPageSize, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     entry_ = static_cast<u8*>(
         mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0));
     ASSERT_NE(text_, MAP_FAILED);
+    ASSERT_EQ(mprotect(text_ + kBytes, kPageSize, PROT_NONE), 0);  // nothing is written behind the text
     std::memset(text_, 0x90, used_);
     ASSERT_NE(entry_, MAP_FAILED);
     // add $1000,%rax; jmp *%rcx
@@ -35,7 +37,7 @@ class PatchedTextTest : public testing::Test {
     std::memcpy(entry_, code, sizeof(code));
   }
   void TearDown() override {
-    munmap(text_, kBytes);
+    munmap(text_, kBytes + kPageSize);
     munmap(entry_, kPageSize);
   }
   // Adds a function behind the last one, aligned as compilers do it; its offset.
@@ -120,6 +122,18 @@ TEST_F(PatchedTextTest, AsManyAsThereIsRoomFor) {
   EXPECT_EQ(jumps, done);
 }
 
+// However the room left over compares with what a site, and what ends a group of them, takes.
+TEST_F(PatchedTextTest, AnyRoom) {
+  for (u64 room = 1; room < 400; ++room) {
+    std::memset(text_, 0, kBytes);
+    used_ = kBytes - room - 64 * 16;
+    for (int i = 0; i < 64; ++i) add({0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3});
+    used_ = kBytes - room;
+    std::memset(text_ + used_ - 8, 0x90, 8);
+    patch();
+  }
+}
+
 TEST_F(PatchedTextTest, NoRoom) {
   add({0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3});
   text_[kBytes - 1] = 1;  // somebody's data
@@ -172,6 +186,18 @@ TEST(UnwindInfo, SignalFrames) {
   EXPECT_FALSE(has_signal_frame(libc.get(), at + 4096));
   EXPECT_FALSE(has_signal_frame(libc.get(), 0));
   EXPECT_FALSE(has_signal_frame(libc.get(), ~0ull));
+}
+
+TEST(UnwindInfo, CallsThroughLibraries) {
+  UniqueFd self(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+  UniqueFd libc(open("/lib/x86_64-linux-gnu/libc.so.6", O_RDONLY | O_CLOEXEC));
+  UniqueFd loader(open("/lib64/ld-linux-x86-64.so.2", O_RDONLY | O_CLOEXEC));
+  UniqueFd none(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  EXPECT_FALSE(calls_through_libraries(none.get()));
+  if (!libc || !loader) GTEST_SKIP() << "no glibc at its place";
+  EXPECT_TRUE(calls_through_libraries(self.get()));
+  EXPECT_FALSE(calls_through_libraries(libc.get()));
+  EXPECT_FALSE(calls_through_libraries(loader.get()));
 }
 
 // The text of this very program, again and again: a sealed copy with the file's offsets, until the file changes.
