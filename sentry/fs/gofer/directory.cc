@@ -141,19 +141,22 @@ Result<RefPtr<GoferInode>> GoferInode::ask(std::string_view name) {
 Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
   if (!is_dir()) return Errno::kNotdir;
   if (!entries_fresh()) {
-    // Reading all of it costs about 2 µs an entry, asking for one name 10: worth it once a share of it was asked for.
-    // 40 bytes an entry is what ext4 needs for names of ordinary length.
+    // Asking for one name costs 10 µs: worth reading all of them once a share was asked for, as many searches are for
+    // names that are not there. 40 bytes an entry is what ext4 needs for names of ordinary length.
     ++directory().misses;
-    bool worth = gofer_fs().exclusive() && directory().misses >= 4 && u64{directory().misses} * 1024 >= attr_.size;
-    if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
+    bool worth = gofer_fs().exclusive() && directory().misses >= 4 && u64{directory().misses} * 4096 >= attr_.size;
+    if (!worth || !read_entries(Read::kNames)) return TRY(ask(name));
+    entries_->for_lookups = true;
   }
   auto it = entries_->by_name.find(std::string(name));
   if (it == entries_->by_name.end()) return Errno::kNoent;
   if (entries_->use && it->second.type != DT_DIR) ++entries_->use->lookups;
   if (it->second.inode == nullptr && !it->second.node && !entries_->with_nodes) {
     auto use = entries_->use;
-    // Listed by name, and now somebody looks at what the names mean: most likely at all of them.
-    bool worth = ++entries_->asked >= 2 || entries_->by_name.size() <= kFewEntries;
+    // Listed by name, and now somebody looks at what the names mean: most likely at all of them. Who opens files by
+    // name does not, and to look at all others the first time may take longer than his work: 2 to 6 µs each.
+    size_t enough = entries_->for_lookups ? entries_->by_name.size() / 8 : 2;
+    bool worth = ++entries_->asked >= enough || entries_->by_name.size() <= kFewEntries;
     if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
     entries_->use = std::move(use);
     it = entries_->by_name.find(std::string(name));
