@@ -4,7 +4,6 @@
 #include <linux/mount.h>
 #include <malloc.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,6 +17,7 @@
 #include "gofer/protocol/channel.h"
 #include "gofer/server/confine.h"
 #include "gofer/server/server.h"
+#include "sentry/base/descriptors.h"
 #include "sentry/base/log.h"
 
 namespace sbx::gofer {
@@ -49,20 +49,15 @@ UniqueFd own_proc() {
   return UniqueFd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, kAttributes)));
 }
 
-u32 raise_descriptor_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
-  limit.rlim_cur = limit.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
-  return static_cast<u32>(std::min<rlim_t>(limit.rlim_cur, 1 << 20));
-}
+constexpr u32 kDescriptors = 1024;  // directories that are open, most of all
 
 HostResult<void> run(int memfd) {
   GoferBoot boot = TRY(read_gofer_boot(memfd));
   log_init(boot.log_fd, static_cast<LogFormat>(boot.log_format != 0), static_cast<LogLevel>(boot.log_level & 3));
   int log_fd = keep(boot.log_fd);
   log_init(log_fd, static_cast<LogFormat>(boot.log_format != 0), static_cast<LogLevel>(boot.log_level & 3));
-  u32 limit = raise_descriptor_limit();
+  const auto limit = static_cast<u32>(std::min<u64>(raise_descriptor_limit(), 1 << 20));
+  make_room_for_descriptors(kDescriptors);
   umask(0);
   // A stop of the whole control group is the sentry's to act on: the gofer ends with it.
   for (int s : {SIGPIPE, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2}) signal(s, SIG_IGN);

@@ -7,7 +7,6 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -17,6 +16,7 @@
 #include <thread>
 
 #include "gofer/protocol/channel.h"
+#include "sentry/base/descriptors.h"
 #include "sentry/base/log.h"
 #include "sentry/containers.h"
 #include "sentry/control/filter.h"
@@ -53,13 +53,7 @@ HostResult<void> drop_privileges() {
   return {};
 }
 
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
+constexpr u32 kDescriptors = 4096;  // the table takes 32 KiB
 constexpr useconds_t kReapDelayUs = 1000;
 
 struct Sentry {
@@ -158,6 +152,7 @@ HostResult<void> boot(Sentry& sentry) {
   options.report_all_syscalls = config.strace;
   options.on_template = [&config](i32 pid) { join_guest_cgroup(config, pid); };
   task::kernel().platform = TRY(platform::Platform::create(options));
+  make_room_for_descriptors(kDescriptors);
   std::unique_ptr<gofer::Client> client = TRY(gofer::Client::connect(UniqueFd(config.gofer_fd)));
   sentry.gofer = std::move(client);
   // A terminal is one descriptor, named three times.

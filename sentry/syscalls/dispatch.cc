@@ -121,6 +121,7 @@ i64 dispatch(Task& task) {
   task.fds->reap(*task.thread);
   const u64 unsteady = vfs::unsteady_steps;
   const Row& row = kTable[nr];
+  const u64 began = trace_flags != 0 ? fiber::now_ns() : 0;
   i64 result;
   if (task.seccomp && !task::seccomp_admits(task, nr, args, &result)) [[unlikely]] {
     // Answered by the filter.
@@ -132,7 +133,7 @@ i64 dispatch(Task& task) {
   }
   tell_of_names(task, nr, args, result, unsteady);
   if (trace_flags != 0) [[unlikely]] {
-    if (trace_flags & kTraceStrace) strace_call(task, nr, args, result);
+    if (trace_flags & kTraceStrace) strace_call(task, nr, args, result, fiber::now_ns() - began);
   }
   return result;
 }

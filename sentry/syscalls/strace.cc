@@ -116,7 +116,7 @@ void print_signal(i32 signo, std::string& out) {
   out += signal::valid(signo) ? signal::signal_name(signo) : std::to_string(signo);
 }
 
-void strace_call(Task& task, u32 nr, const u64* args, i64 result) {
+void strace_call(Task& task, u32 nr, const u64* args, i64 result, u64 ns) {
   if (nr < kRows && !wanted[nr]) return;
   std::string line = str_printf("[pid %5d] ", task.tid);
   if (nr >= kRows || kTable[nr].name == nullptr) {
@@ -134,6 +134,9 @@ void strace_call(Task& task, u32 nr, const u64* args, i64 result) {
   } else {
     line += str_printf(static_cast<u64>(result) > 0xffffffff ? " = %#llx" : " = %lld", static_cast<long long>(result));
   }
+  constexpr u64 kNsPerSecond = 1'000'000'000;
+  line += str_printf(" <%llu.%06llu>", static_cast<unsigned long long>(ns / kNsPerSecond),
+                     static_cast<unsigned long long>(ns % kNsPerSecond / 1000));  // as strace -T
   write_line(std::move(line));
 }
 
