@@ -84,6 +84,7 @@ Result<std::string> InetSocket::get_option(int level, int name, size_t max) {
 }
 
 Result<i64> InetSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
+  take_lent();
   if (cmd == FIONREAD || cmd == TIOCOUTQ || cmd == SIOCATMARK) {
     int value = 0;
     if (::ioctl(fd_.get(), cmd, &value) != 0) return last_errno();

@@ -10,6 +10,7 @@
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
+#include "sentry/platform/file_lease.h"
 
 namespace sbx::net {
 
@@ -64,7 +65,11 @@ Result<RefPtr<Socket>> make(int family, int type, int protocol, u32 flags) {
 InetSocket::InetSocket(UniqueFd fd, u32 flags, int family, int type, int protocol)
     : Socket(socket_path(), O_RDWR | flags, family, type, protocol), fd_(std::move(fd)) {}
 
-InetSocket::~InetSocket() { watch_.unwatch(); }
+InetSocket::~InetSocket() {
+  // The host resets the connection if anything was not read.
+  take_lent();
+  watch_.unwatch();
+}
 
 Result<void> InetSocket::bind(const vfs::WalkContext&, u32, std::string_view bytes) {
   HostAddress address(bytes);
@@ -111,6 +116,7 @@ Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes
 }
 
 Result<void> InetSocket::shutdown(int how) {
+  take_lent();
   if (::shutdown(fd_.get(), how) != 0) return last_errno();
   if (how != SHUT_WR) receives_no_more_ = true;
   return {};
@@ -120,15 +126,24 @@ Result<std::string> InetSocket::local_address() { return address_of(fd_.get(), &
 Result<std::string> InetSocket::peer_address() { return address_of(fd_.get(), &::getpeername); }
 
 u32 InetSocket::readiness() {
+  take_lent();
   pollfd p{fd_.get(), POLLIN | POLLPRI | POLLOUT | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND | POLLRDHUP, 0};
   if (::poll(&p, 1, 0) < 0) return POLLERR;
   if (!(p.revents & POLLOUT)) wants_room_ = true;
   return static_cast<u16>(p.revents) | (kept_.empty() ? 0u : u32{POLLIN | POLLRDNORM});
 }
 
+u32 InetSocket::readiness_for(u32 wanted) {
+  take_lent();
+  constexpr u32 kTold = POLLIN | POLLPRI | POLLERR | POLLHUP | POLLRDHUP | POLLRDNORM | POLLRDBAND;
+  return quiet_ && (wanted & ~kTold) == 0 ? 0 : readiness() & wanted;
+}
+
 fiber::WaitQueue* InetSocket::wait_queue() {
   if (!watch_.watching()) {
     auto watched = watch_.watch(fd_.get(), EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP, [this](u32 events) {
+      news_ = true;
+      quiet_ = false;
       const bool room = events & EPOLLOUT;
       if (!(events & ~u32{EPOLLOUT}) && !(room && wants_room_)) return;
       if (room) wants_room_ = false;

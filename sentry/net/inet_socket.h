@@ -29,7 +29,11 @@ class InetSocket : public Socket {
   Result<std::string> get_option(int level, int name, size_t max) override;
 
   u32 readiness() override;
+  u32 readiness_for(u32 wanted) override;
   fiber::WaitQueue* wait_queue() override;
+  int stream_to_lend() override;
+  void stream_lent(const RefPtr<platform::FileLease>& lease) override;
+  void take_lent() override;
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
 
  protected:
@@ -46,6 +50,13 @@ class InetSocket : public Socket {
   bool connecting_ = false;        // a blocking connect is under way
   // Received from the host and not taken by the guest, because its buffer was bad. Streams only.
   std::string kept_;
+  // With whoever has the descriptor: what there was to be read (platform/file_lease.h). Every call that has to do with
+  // what is received begins with take_lent().
+  RefPtr<platform::FileLease> lent_;
+  bool news_ = false;   // the host has told of something since they were lent
+  bool quiet_ = false;  // all was taken, and the host has told of nothing since
+  u32 luck_ = 4;        // how often some of it was taken lately
+  u32 passed_by_ = 0;   // not lent, for want of luck
   fiber::WaitQueue queue_;
   fiber::HostWatch watch_;
 };

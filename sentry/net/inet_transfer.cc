@@ -8,6 +8,7 @@
 #include "sentry/base/counters.h"
 #include "sentry/net/inet_options.h"
 #include "sentry/net/inet_socket.h"
+#include "sentry/platform/file_lease.h"
 
 namespace sbx::net {
 namespace {
@@ -102,6 +103,38 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   return static_cast<size_t>(sent);
 }
 
+int InetSocket::stream_to_lend() {
+  constexpr u32 kSeldom = 64;  // without luck, so many go by between two tries
+  take_lent();
+  if (type() != SOCK_STREAM || !kept_.empty() || connecting_) return -1;
+  return luck_ != 0 || ++passed_by_ % kSeldom == 0 ? fd_.get() : -1;
+}
+
+void InetSocket::stream_lent(const RefPtr<platform::FileLease>& lease) {
+  lent_ = lease;
+  news_ = quiet_ = false;
+}
+
+void InetSocket::take_lent() {
+  constexpr u32 kMostLuck = 8;
+  if (!lent_) return;
+  u64 taken = 0;
+  lent_->collect(taken);
+  quiet_ = lent_->took_all() && !news_ && watch_.watching();
+  lent_ = nullptr;
+  if (taken == 0) {
+    if (luck_ > 0) --luck_;
+    return;
+  }
+  if (luck_ < kMostLuck) ++luck_;
+  // They were there and nobody else has the host's socket. A stream throws them away (tcp(7), MSG_TRUNC).
+  while (taken > 0) {
+    const ssize_t gone = ::recv(fd_.get(), buffer(), taken, MSG_TRUNC | MSG_DONTWAIT);
+    if (gone <= 0) return;
+    taken -= std::min(taken, static_cast<u64>(gone));
+  }
+}
+
 // What an earlier receive could not hand over.
 Result<size_t> InetSocket::receive_kept(ReceiveRequest& request) {
   size_t n = std::min(kept_.size(), request.data.left());
@@ -113,6 +146,8 @@ Result<size_t> InetSocket::receive_kept(ReceiveRequest& request) {
 Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   const bool stream = type() == SOCK_STREAM;
   const bool errors = request.flags & MSG_ERRQUEUE;
+  take_lent();
+  quiet_ = false;
   if (!kept_.empty() && !errors) return receive_kept(request);
   const size_t want = std::min(request.data.left(), kBuffer);
   sockaddr_storage address{};

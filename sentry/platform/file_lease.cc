@@ -1,9 +1,12 @@
 #include "sentry/platform/file_lease.h"
 
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <x86intrin.h>
 
+#include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -16,6 +19,7 @@ namespace {
 
 COUNTER(positions_lent, "platform.positions_lent", "file positions lent to a process");
 COUNTER(files_read_ahead, "platform.files_read_ahead", "files whose bytes were given along with the open");
+COUNTER(streams_lent, "platform.streams_lent", "sockets whose bytes were given along with an event");
 COUNTER(closes_seen, "platform.late_closes", "calls that found descriptors their process had closed by itself");
 
 constexpr u32 kMostLuck = 16;
@@ -42,6 +46,10 @@ void FileLease::take_back() {
   // A full barrier: a copy that saw the word before says so in Slot::file_window, one that did not starts none.
   const u64 word = __atomic_exchange_n(&shared.word, 0, __ATOMIC_SEQ_CST);
   if ((word & (SlotLease::kLent | SlotLease::kClosed)) != 0) position_ = word & SlotLease::kPosition;
+  if (place_ != 0) {
+    position_ = std::min(position_, bytes_);
+    area_->free_streams |= 1u << (place_ - 1);
+  }
   closed_ = may_close_ && (word & SlotLease::kClosed) != 0;
   if (may_close_ && !closed_) --area_->closable;
   if (ahead_) {
@@ -53,7 +61,7 @@ void FileLease::take_back() {
   all[index_] = all.back();
   all[index_]->index_ = index_;
   all.pop_back();
-  --file_->lent_;
+  if (file_) --file_->lent_;
   file_ = nullptr;
   if (!closed_) area_ = nullptr;
 }
@@ -101,15 +109,35 @@ bool GuestThreadImpl::take_closes(u64 table, Closes& closes) {
 
 // The table is the first that asks: the area has room for one, and a memory has another only for a moment (vfork) or
 // after unshare(CLONE_FILES).
-void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position,
-                                    const LeaseTerms& terms) {
-  if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return;
-  if (static_cast<u32>(fd) >= kMaxLeases || position > SlotLease::kMostLent || terms.size > SlotLease::kMostLent)
-    return;
-  if (platform_.options.report_all_syscalls || watch_.before || watch_.after || watch_.text) return;
+RefPtr<SlotArea> GuestThreadImpl::area_to_lend(int fd, u64 table) {
+  if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return nullptr;
+  if (static_cast<u32>(fd) >= kMaxLeases) return nullptr;
+  if (platform_.options.report_all_syscalls || watch_.before || watch_.after || watch_.text) return nullptr;
   RefPtr<SlotArea> area = host_->process->area;
   if (area->lease_table == 0) area->lease_table = table;
-  if (area->lease_table != table) return;
+  return area->lease_table == table ? area : nullptr;
+}
+
+// `lease` has its terms, and the shared one all but the word.
+void GuestThreadImpl::lend(FileLease& lease, RefPtr<SlotArea> area, int fd, u64 position) {
+  lease.position_ = position;
+  lease.fd_ = static_cast<u32>(fd);
+  lease.index_ = leases_out().size();
+  lease.out_ = lease.due_ = true;
+  ++lease.times_;
+  leases_out().push_back(&lease);
+  area->lease_generation = (area->lease_generation + SlotLease::kGeneration) & SlotLease::kGenerations;
+  __atomic_store_n(&area->lease(lease.fd_).word, SlotLease::kLent | area->lease_generation | position,
+                   __ATOMIC_RELEASE);
+  host_->slot().positions = 1;
+  lease.area_ = std::move(area);
+}
+
+void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position,
+                                    const LeaseTerms& terms) {
+  if (position > SlotLease::kMostLent || terms.size > SlotLease::kMostLent) return;
+  RefPtr<SlotArea> area = area_to_lend(fd, table);
+  if (!area) return;
   FileBytes bytes{terms.file, -1, position, 1, false};
   const int window = position < terms.size ? area->windows.find(bytes) : -1;
   const u32 ahead = window < 0 && position == 0 ? read_ahead(terms) : 0;
@@ -145,22 +173,39 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
     shared.turn = host_->slot().turn = last_turn;
     shared.at_hand = kCopyInBytes;
   }
-  lease->area_ = area;
+  shared.stream = 0;
   lease->file_ = terms.file;
-  lease->position_ = position;
-  lease->fd_ = static_cast<u32>(fd);
-  lease->index_ = leases_out().size();
-  lease->out_ = lease->due_ = true;
+  lease->place_ = 0;
   lease->may_close_ = terms.may_close;
   lease->ahead_ = ahead != 0;
   if (terms.may_close) ++area->closable;
-  ++lease->times_;
-  leases_out().push_back(lease.get());
   ++terms.file->lent_;
-  area->lease_generation = (area->lease_generation + SlotLease::kGeneration) & SlotLease::kGenerations;
-  __atomic_store_n(&shared.word, SlotLease::kLent | area->lease_generation | position, __ATOMIC_RELEASE);
-  host_->slot().positions = 1;
+  lend(*lease, std::move(area), fd, position);
   positions_lent.add();
+}
+
+bool GuestThreadImpl::lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) {
+  RefPtr<SlotArea> area = area_to_lend(fd, table);
+  if (!area || area->free_streams == 0) return false;
+  const auto place = static_cast<u32>(std::countr_zero(area->free_streams));
+  const ssize_t got = recv(host_fd, area->stream(place), kStreamBytes, MSG_PEEK | MSG_DONTWAIT);
+  if (got <= 0) return false;
+  if (!lease) lease = make_ref<FileLease>();
+  lease->take_back();
+  SlotLease& shared = area->lease(static_cast<u32>(fd));
+  shared.has_stat = shared.window = shared.turn = 0;
+  shared.may_close = shared.used = 0;
+  shared.bytes_at_hand = static_cast<u32>(got);
+  shared.more = static_cast<u16>(static_cast<u64>(got) == kStreamBytes);
+  shared.stream = static_cast<u16>(place + 1);
+  area->free_streams &= ~(1u << place);
+  lease->place_ = place + 1;
+  lease->bytes_ = static_cast<u64>(got);
+  lease->more_ = static_cast<u64>(got) == kStreamBytes;
+  lease->may_close_ = lease->ahead_ = false;
+  lend(*lease, std::move(area), fd, 0);
+  streams_lent.add();
+  return true;
 }
 
 }  // namespace sbx::platform

@@ -4,6 +4,10 @@
 // back first (FdTable::peek), so nobody else sees an old one, or one that is closed. The rest of the close is made up
 // for at the process's next call (FdTable::reap), before that sees the table.
 //
+// Of a stream socket that epoll_wait(2) tells of, the bytes that are there are lent the same way: they are looked at
+// (MSG_PEEK) and lie in shared memory, the word says how many were taken, and that many are taken from the host's
+// socket when the lease comes back. Whoever asks the socket for anything takes it back first.
+//
 // What a process can do with that word is what lseek can do; bytes it gets are those of the file that it may read, out
 // of a mapping that it has. A file's length is fixed while lent: whoever is about to change it, or what windows show,
 // takes the positions of that file back.
@@ -30,13 +34,18 @@ struct LeaseTerms {
 class FileLease final : public RefCounted {
  public:
   FileLease();
-  // Puts the position that was lent where it belongs, once each time.
-  void collect(u64& position) {
-    if (!due_) return;
+  // Puts the position that was lent, or of a stream how many bytes were taken, where it belongs, once each time: then
+  // true.
+  bool collect(u64& position) {
+    if (!due_) return false;
     due_ = false;
     take_back();
     position = position_;
+    return true;
   }
+  bool streams() const { return place_ != 0; }
+  // Of a stream: all that there was.
+  bool took_all() const { return position_ == bytes_ && !more_; }
   // The process has closed the descriptor.
   bool closed() const { return closed_; }
 
@@ -47,9 +56,12 @@ class FileLease final : public RefCounted {
   ~FileLease() override;
   // The process has it no longer; position_ is where it left it.
   void take_back();
-  RefPtr<SlotArea> area_;  // closed: too
-  RefPtr<WindowFile> file_;
+  RefPtr<SlotArea> area_;    // closed: too
+  RefPtr<WindowFile> file_;  // null: a stream
   u64 position_ = 0;
+  u32 place_ = 0;  // of a stream's bytes in the area, plus one
+  u64 bytes_ = 0;  // how many are there
+  bool more_ = false;
   u32 fd_ = 0;
   size_t index_ = 0;  // in the list of those that are out
   u32 times_ = 0;     // lent so far

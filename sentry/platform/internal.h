@@ -51,6 +51,8 @@ class SlotArea : public RefCounted {
   u64 lease_table = 0;  // FdTable::id() of the one whose positions may be lent; 0: none yet
   u64 lease_generation = 0;
   u64* closes() const { return reinterpret_cast<u64*>(base_ + kClosesOffset); }
+  u8* stream(u32 place) const { return base_ + kStreamsOffset + place * kStreamBytes; }
+  u32 free_streams = ~0u;  // bit n: place n is
   Posts& posts() const { return *reinterpret_cast<Posts*>(base_ + kPostsOffset); }
   PostBox* post_box = nullptr;  // the one that is open
   u32 closable = 0;             // descriptors that the stub may close, or has
@@ -177,6 +179,10 @@ class GuestThreadImpl final : public GuestThread {
   bool opens_file() const override { return entry_.nr == SYS_open || entry_.nr == SYS_openat; }
   RefPtr<PostBox> open_posts(int epoll) override;
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
+  bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) override;
+  // Null: nothing is lent to this thread now.
+  RefPtr<SlotArea> area_to_lend(int fd, u64 table);
+  void lend(FileLease& lease, RefPtr<SlotArea> area, int fd, u64 position);
   bool take_closes(u64 table, Closes& closes) override;
   Result<size_t> peek(u64 addr, void* to, size_t n) override;
   Result<size_t> poke(u64 addr, const void* from, size_t n) override;

@@ -13,9 +13,13 @@ constexpr u32 kMaxSlots = 2048;
 // Arguments are copied into the first part of a window, results into the rest.
 constexpr u64 kCopyInBytes = 32 * 1024;
 constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
-// The last slot is no thread's: there are the positions of files that the process may move (file_lease.h).
-constexpr u32 kThreadSlots = kMaxSlots - 1;
-constexpr u64 kLeasesOffset = kThreadSlots * kSlotBytes;
+// The last two slots are no thread's: in the one are bytes of streams that the process may take (file_lease.h), in the
+// other the positions of files that it may move.
+constexpr u32 kThreadSlots = kMaxSlots - 2;
+constexpr u64 kStreamsOffset = kThreadSlots * kSlotBytes;
+constexpr u64 kStreamBytes = 2048;
+constexpr u32 kStreams = kSlotBytes / kStreamBytes;
+constexpr u64 kLeasesOffset = kStreamsOffset + kSlotBytes;
 constexpr u32 kMaxLeases = 192;
 // Behind them a bit for each that the stub has closed.
 constexpr u64 kClosesOffset = kLeasesOffset + kMaxLeases * 256;
@@ -183,7 +187,8 @@ struct SlotFileCopy {
 // Besides a count of `out` entries in Slot::out_count.
 constexpr u32 kSteadyName = 0x20, kCopyFile = 0x40, kDropWindows = 0x80, kOutCountMask = 0x1f;
 
-// The position of the file behind one descriptor, in one cache line, and what fstat says of it behind that.
+// The position of the file behind one descriptor, in one cache line, and what fstat says of it behind that. Or, of a
+// stream, how many of the bytes that lie ready in streams()[stream - 1] were taken.
 struct alignas(64) SlotLease {
   // `word`: kLent, a number that tells one time it is lent from the next, the position.
   // Closed by the stub, it is kClosed in place of kLent.
@@ -199,6 +204,8 @@ struct alignas(64) SlotLease {
   u32 turn, at_hand, bytes_at_hand;
   u16 used;                  // the stub's: some were read from there
   u16 may_close;             // the stub may close the descriptor by itself
+  u16 stream;                // its place plus one; 0: it is a file
+  u16 more;                  // of a stream: there may be more than bytes_at_hand
   alignas(64) u64 stat[18];  // struct stat
 };
 static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxLeases / 8 <= kSlotBytes &&

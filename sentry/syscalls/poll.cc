@@ -1,5 +1,6 @@
 // Waiting for readiness: poll, select and epoll.
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <deque>
@@ -215,6 +216,17 @@ Result<RefPtr<fs::anon::Epoll>> get_epoll(Task& task, Fd fd) {
   return epoll;
 }
 
+// Who is told that there is something to be read reads it next: it comes along (platform/file_lease.h).
+void lend_streams(Task& task, const epoll_event* events, const fs::anon::Epoll::Source* sources, size_t count) {
+  for (u32 nr : {SYS_read, SYS_recvfrom}) {
+    if (task.seccomp && !task.seccomp->always_allows(nr)) return;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    if ((events[i].events & (EPOLLIN | EPOLLERR)) != EPOLLIN) continue;
+    task.fds->lend_stream(sources[i].fd, *sources[i].file, *task.thread);
+  }
+}
+
 Result<i64> do_epoll_wait(Task& task, Fd fd, OutBuf to, i32 most, fiber::Deadline deadline) {
   static_assert(sizeof(epoll_event) == sizeof(abi::EpollEvent));
   if (most <= 0 || static_cast<u32>(most) > INT32_MAX / sizeof(epoll_event)) return Errno::kInval;
@@ -222,7 +234,9 @@ Result<i64> do_epoll_wait(Task& task, Fd fd, OutBuf to, i32 most, fiber::Deadlin
   // What does not fit one answer is there for the next call.
   constexpr size_t kMost = 256;
   epoll_event events[kMost];
-  size_t got = TRY(epoll->wait(events, std::min<size_t>(static_cast<size_t>(most), kMost), deadline));
+  fs::anon::Epoll::Source sources[kMost];
+  size_t got = TRY(epoll->wait(events, std::min<size_t>(static_cast<size_t>(most), kMost), deadline, sources));
+  lend_streams(task, events, sources, got);
   if (got > 0) TRY(task.memory().write(to.addr, events, got * sizeof(epoll_event)));
   return static_cast<i64>(got);
 }

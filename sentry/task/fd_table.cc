@@ -137,6 +137,15 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   thread.lend_position(slot.lease, fd, id_, file->position, terms);
 }
 
+void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread) {
+  // Without touching the count: who asks knows the file, and has no reference.
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  if (slot.file.get() != &file || file.ref_count() != 1) return;
+  const int host = file.stream_to_lend();
+  if (host >= 0 && thread.lend_stream(slot.lease, fd, id_, host)) file.stream_lent(slot.lease);
+}
+
 void FdTable::reap(platform::GuestThread& thread) {
   platform::GuestThread::Closes closes;
   if (!thread.take_closes(id_, closes)) return;

@@ -23,6 +23,8 @@ class FdTable : public RefCounted {
   // Lends the position of fd's file to the process of `thread` (platform/file_lease.h) if nobody has the file but this
   // descriptor and the caller. The process may close it, too, where nobody has to see that at once.
   void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
+  // The same with the bytes that `file`, if it is fd's, has to be read.
+  void lend_stream(int fd, vfs::File& file, platform::GuestThread& thread);
   // Closes for good what the process of `thread` has closed by itself.
   void reap(platform::GuestThread& thread);
   // The same, whoever asks.
@@ -71,7 +73,10 @@ class FdTable : public RefCounted {
   };
   // The file's position is here again. True: the descriptor is closed.
   static bool settle(const Slot& slot) {
-    slot.lease->collect(slot.file->position);
+    if (slot.lease->streams())
+      slot.file->take_lent();
+    else
+      slot.lease->collect(slot.file->position);
     return slot.lease->closed();
   }
   ~FdTable() override;

@@ -20,8 +20,9 @@ class AsyncOwner : public RefCounted {
 
 }  // namespace sbx::vfs
 namespace sbx::platform {
+class FileLease;
 struct LeaseTerms;
-}
+}  // namespace sbx::platform
 namespace sbx::vfs {
 
 // A host descriptor that backs mappings of a file, lent by the file for the time of the call that maps.
@@ -74,6 +75,8 @@ class File : public RefCounted {
   // --- readiness ---
   // POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDHUP | POLLPRI... as poll(2) would report now.
   virtual u32 readiness() { return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM; }
+  // The same, of these only; may cost less.
+  virtual u32 readiness_for(u32 wanted) { return readiness() & wanted; }
   // Woken whenever readiness may have changed; null: always ready (regular files; epoll refuses them with kPerm).
   virtual fiber::WaitQueue* wait_queue() { return nullptr; }
 
@@ -89,6 +92,12 @@ class File : public RefCounted {
   // The position may be lent to the process that has the file open: its bytes come from a host file whose length is
   // known and changes only by us.
   virtual bool lendable(platform::LeaseTerms& /*terms*/) { return false; }
+  // The host's stream socket whose bytes a process may take by itself; -1: there is none, or it would not pay.
+  virtual int stream_to_lend() { return -1; }
+  // They are lent.
+  virtual void stream_lent(const RefPtr<platform::FileLease>& /*lease*/) {}
+  // Takes them back, and what was taken of them from the socket.
+  virtual void take_lent() {}
   // Attributes of the object itself (works when unlinked); default: the inode's.
   virtual Result<Attr> attr();
   // Each close(2) of a descriptor that refers to it (not the last): POSIX locks go by owner elsewhere.

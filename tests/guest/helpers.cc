@@ -81,6 +81,10 @@ int run_helper(int argc, char** argv) {
     }
     return 0;
   }
+  if (name == "read-stdin") {
+    char byte = 0;
+    return read(0, &byte, 1) == 1 ? byte : 0;
+  }
   if (name == "interrupted") return interrupted(atoi(argv[1]));
   if (name == "print-args") {
     for (int i = 1; i < argc; i++) printf("[%s]", argv[i]);

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -131,7 +133,7 @@ static void* honest_calls(void* arg) {
   uint64_t s = (uint64_t)arg;
   char buf[4096];
   while (!over) {
-    switch (next(&s) % 9) {
+    switch (next(&s) % 10) {
       case 8: {
         int ep = epoll_create1(0), p[2];
         if (ep < 0 || pipe(p) != 0) break;
@@ -143,6 +145,29 @@ static void* honest_calls(void* arg) {
         }
         close(p[0]);
         close(p[1]);
+        close(ep);
+        break;
+      }
+      case 9: {
+        // Bytes of a socket that come with the event.
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t n = sizeof a;
+        int l = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM, 0), ep = epoll_create1(0);
+        struct epoll_event e = {.events = EPOLLIN}, out[4];
+        if (bind(l, (void*)&a, n) == 0 && listen(l, 1) == 0 && getsockname(l, (void*)&a, &n) == 0 &&
+            connect(c, (void*)&a, n) == 0) {
+          int fd = accept(l, NULL, NULL);
+          epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
+          for (int i = 0; i < 8; i++) {
+            (void)!write(c, buf, 1 + next(&s) % sizeof buf);
+            epoll_wait(ep, out, 4, 0);
+            (void)!recv(fd, buf, next(&s) % 100, MSG_DONTWAIT);
+            (void)!recv(fd, buf, sizeof buf, MSG_DONTWAIT);
+          }
+          close(fd);
+        }
+        close(l);
+        close(c);
         close(ep);
         break;
       }

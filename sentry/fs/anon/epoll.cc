@@ -37,7 +37,7 @@ struct Epoll::Item {
   u32 ready_mask() const {
     u32 wanted = events & ~kPrivateBits;
     if (wanted == 0) return 0;  // a fired EPOLLONESHOT
-    return file->readiness() & wanted;
+    return file->readiness_for(wanted);
   }
 };
 
@@ -140,10 +140,10 @@ Result<void> Epoll::check_nesting(Epoll& inner) const {
 
 Result<void> Epoll::control(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event) {
   take_posts();
-  return change(op, fd, file, event);
+  return change(op, fd, file, event, Look::kNow);
 }
 
-Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event) {
+Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event, Look look) {
   if (file->wait_queue() == nullptr) return Errno::kPerm;
   if (file.get() == this) return Errno::kInval;
   auto* inner = dynamic_cast<Epoll*>(file.get());
@@ -164,7 +164,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
       file->epoll_watched = true;
       vfs::File::on_watched_end = &Epoll::forget;
       item.waiter.join(*file->wait_queue());
-      if (item.ready_mask() != 0) item_woken(item);
+      if (look == Look::kLater || item.ready_mask() != 0) item_woken(item);
       return {};
     }
     case EPOLL_CTL_MOD: {
@@ -174,7 +174,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
       item.events = event.events | EPOLLERR | EPOLLHUP;
       item.data = event.data.u64;
       // As an edge: MOD reports a state that was reported before.
-      if (item.ready_mask() != 0) item_woken(item);
+      if (look == Look::kLater || item.ready_mask() != 0) item_woken(item);
       return {};
     }
     case EPOLL_CTL_DEL: {
@@ -194,7 +194,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
   }
 }
 
-size_t Epoll::collect(epoll_event* out, size_t max) {
+size_t Epoll::collect(epoll_event* out, size_t max, Source* sources) {
   size_t n = 0;
   // Level-triggered items go back to the end; one round over the list as it is now gives each its turn.
   for (size_t rounds = ready_.size(); rounds > 0 && n < max && !ready_.empty(); --rounds) {
@@ -206,6 +206,7 @@ size_t Epoll::collect(epoll_event* out, size_t max) {
     }
     out[n].events = mask;
     out[n].data.u64 = item.data;
+    if (sources != nullptr) sources[n] = {item.fd, item.file};
     ++n;
     if (item.events & EPOLLONESHOT) {
       item.events &= kPrivateBits;
@@ -219,9 +220,9 @@ size_t Epoll::collect(epoll_event* out, size_t max) {
   return n;
 }
 
-Result<size_t> Epoll::wait(epoll_event* out, size_t max, fiber::Deadline deadline) {
+Result<size_t> Epoll::wait(epoll_event* out, size_t max, fiber::Deadline deadline, Source* sources) {
   take_posts();
-  size_t n = collect(out, max);
+  size_t n = collect(out, max, sources);
   if (n > 0 || deadline == 0) {
     if (!ready_.empty()) waiters_.wake_one();
     return n;
@@ -237,7 +238,7 @@ Result<size_t> Epoll::wait(epoll_event* out, size_t max, fiber::Deadline deadlin
     }
     fiber::current()->set_wait_reason("epoll");
     bool in_time = fiber::park_until(deadline);
-    n = collect(out, max);
+    n = collect(out, max, sources);
     if (n > 0 || !in_time) {
       result = n;
       break;

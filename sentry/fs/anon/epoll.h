@@ -28,9 +28,14 @@ class Epoll final : public vfs::File {
   // The calling task did this through its descriptor `epoll_fd`: may let it post such changes from now on
   // (epoll_posts.cc). After control().
   void controlled(int epoll_fd, int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event);
+  // What an event is about, as long as nothing else is done.
+  struct Source {
+    int fd;  // when it was added
+    vfs::File* file;
+  };
   // epoll_wait(2): at most max events; 0 at the deadline (0: do not wait). kIntr when a signal arrives: never
-  // restarted.
-  Result<size_t> wait(epoll_event* out, size_t max, fiber::Deadline deadline);
+  // restarted. `sources`: of each event, unless null.
+  Result<size_t> wait(epoll_event* out, size_t max, fiber::Deadline deadline, Source* sources = nullptr);
 
  private:
   struct Item;
@@ -41,7 +46,7 @@ class Epoll final : public vfs::File {
   size_t depth_below() const;
   size_t depth_above() const;
   bool reaches(const Epoll& other, int levels) const;
-  size_t collect(epoll_event* out, size_t max);
+  size_t collect(epoll_event* out, size_t max, Source* sources);
   void item_woken(Item& item);
   void make_ready(Item& item);
   void unready(Item& item);
@@ -51,7 +56,9 @@ class Epoll final : public vfs::File {
   // no more.
   void take_posts();
   void end_posts();
-  Result<void> change(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event);
+  // Whether what it is about is ready is looked at once it matters, or right now: somebody may wait.
+  enum class Look : bool { kLater, kNow };
+  Result<void> change(int op, int fd, const RefPtr<vfs::File>& file, const epoll_event& event, Look look);
 
   std::shared_ptr<PostsOf> posts_;  // null: everything comes in
   i32 last_tid_ = 0;                // who changed it last,

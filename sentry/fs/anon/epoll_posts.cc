@@ -52,7 +52,7 @@ class Epoll::PostsOf final : public task::FdTable::Watcher {
       event.data.u64 = post.data;
       if ((post.events & (EPOLLEXCLUSIVE | EPOLLWAKEUP)) != 0) continue;  // no honest stub posts that
       (void)epoll_.change(static_cast<int>(post.op), static_cast<int>(post.fd), RefPtr<vfs::File>(known_[post.fd]),
-                          event);
+                          event, Look::kLater);
     }
   }
 

@@ -107,7 +107,7 @@ class GoferInode final : public vfs::Inode {
   struct Entries {
     std::unordered_map<std::string, Entry> by_name;
     std::shared_ptr<const Listing> listing;
-    bool with_nodes = false;  // else few are known: those asked for since
+    bool with_nodes = false;   // else few are known: those asked for since
     bool for_lookups = false;  // read because so many were asked for by name
     u32 asked = 0;
     std::shared_ptr<ListingUse> use;

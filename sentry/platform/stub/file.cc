@@ -1,4 +1,5 @@
-// Reads and seeks of files whose position is lent to this process (sentry/platform/file_lease.h).
+// Reads and seeks of files whose position is lent to this process, and reads of streams whose next bytes are
+// (sentry/platform/file_lease.h).
 #include "sentry/platform/stub/stub.h"
 
 namespace sbx::platform::stub {
@@ -7,6 +8,7 @@ namespace {
 constexpr u64 kMostBytes = 0x7ffff000;  // MAX_RW_COUNT
 constexpr u64 kAtEmptyPath = 0x1000, kTcgets = 0x5401;
 constexpr i64 kEnotty = 25;
+constexpr u32 kMsgDontwait = 0x40;
 constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
 
 SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
@@ -104,6 +106,27 @@ bool stat(const SlotLease& lease, u64 word, u64 to) {
   return still(lease, word) && copy_out(to, copy, sizeof(copy));
 }
 
+// read(2) or recv(2) of bytes that the sentry has found with the socket. Fewer than asked for only where there were no
+// more: who waits for edges goes by that.
+bool read_stream(SlotLease& lease, u64 word, u32 nr, const u64* a, i64& ret) {
+  const bool plain = nr == kNrRead || (nr == kNrRecvfrom && (static_cast<u32>(a[3]) & ~kMsgDontwait) == 0 && a[4] == 0);
+  if (!plain) return false;
+  const u64 taken = word & SlotLease::kPosition, to = a[1];
+  const u32 place = __atomic_load_n(&lease.stream, __ATOMIC_RELAXED);
+  const u32 bytes = __atomic_load_n(&lease.bytes_at_hand, __ATOMIC_RELAXED);
+  const bool more = __atomic_load_n(&lease.more, __ATOMIC_RELAXED) != 0;
+  if (place == 0 || place > kStreams || bytes > kStreamBytes || taken >= bytes) return false;
+  u64 n = a[2];
+  if (n == 0 || (n > bytes - taken && more) || to + n < to || to + n > kUserEnd) return false;
+  if (n > bytes - taken) n = bytes - taken;
+  if (!still(lease, word)) return false;
+  const u64 from = kSlotsBase + kStreamsOffset + (place - 1) * kStreamBytes + taken;
+  if (!copy_out(to, reinterpret_cast<const void*>(from), n) || !move(lease, word, taken + n)) return false;
+  lease.used = 1;
+  ret = static_cast<i64>(n);
+  return true;
+}
+
 }  // namespace
 
 bool do_file(Context& ctx, u32 nr, i64& ret) {
@@ -115,6 +138,7 @@ bool do_file(Context& ctx, u32 nr, i64& ret) {
   SlotLease& lease = lease_of(fd);
   const u64 word = __atomic_load_n(&lease.word, __ATOMIC_ACQUIRE);
   if ((word & SlotLease::kLent) == 0) return false;
+  if (__atomic_load_n(&lease.stream, __ATOMIC_RELAXED) != 0) return read_stream(lease, word, nr, a, ret);
   const u64 position = word & SlotLease::kPosition;
   switch (nr) {
     case kNrRead:

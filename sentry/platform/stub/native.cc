@@ -562,6 +562,7 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
     case kNrRead:
     case kNrClose:
     case kNrPread64:
+    case kNrRecvfrom:
     case kNrLseek:
     case kNrFstat:
     case kNrNewfstatat:

@@ -138,6 +138,7 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 
 enum Nr : u32 {
   kNrRead = 0,
+  kNrRecvfrom = 45,
   kNrOpen = 2,
   kNrStat = 4,
   kNrFstat = 5,
