@@ -65,6 +65,12 @@ Result<void> InetSocket::set_option(int level, int name, std::string_view value)
   }
   if (::setsockopt(fd_.get(), level, name, value.data(), static_cast<socklen_t>(value.size())) != 0)
     return last_errno();
+  constexpr int kSmall = 16 * 1024;
+  int bytes = 0;
+  if (level == SOL_SOCKET && name == SO_RCVBUF && value.size() >= sizeof(bytes)) {
+    std::memcpy(&bytes, value.data(), sizeof(bytes));
+    small_ = bytes < kSmall;
+  }
   return {};
 }
 

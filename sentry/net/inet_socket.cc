@@ -92,6 +92,7 @@ Result<RefPtr<Socket>> InetSocket::accept(u32 flags) {
   if (!fd) return errno == EINTR ? Errno::kAgain : last_errno();
   made.add();
   auto socket = make_ref<InetSocket>(std::move(fd), flags, family(), type(), protocol());
+  socket->small_ = small_;
   socket->accepted_from.assign(reinterpret_cast<const char*>(&peer), std::min<size_t>(n, sizeof(peer)));
   return RefPtr<Socket>(std::move(socket));
 }

@@ -56,6 +56,7 @@ class InetSocket : public Socket {
   bool news_ = false;   // the host has told of something since they were lent
   bool quiet_ = false;  // all was taken, and the host has told of nothing since
   u32 luck_ = 4;        // how often some of it was taken lately
+  bool small_ = false;  // its buffer: the sender may wait for room for each byte
   u32 passed_by_ = 0;   // not lent, for want of luck
   fiber::WaitQueue queue_;
   fiber::HostWatch watch_;

@@ -106,13 +106,14 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
 int InetSocket::stream_to_lend() {
   constexpr u32 kSeldom = 64;  // without luck, so many go by between two tries
   take_lent();
-  if (type() != SOCK_STREAM || !kept_.empty() || connecting_) return -1;
+  if (type() != SOCK_STREAM || !kept_.empty() || connecting_ || small_) return -1;
   return luck_ != 0 || ++passed_by_ % kSeldom == 0 ? fd_.get() : -1;
 }
 
 void InetSocket::stream_lent(const RefPtr<platform::FileLease>& lease) {
   lent_ = lease;
   news_ = quiet_ = false;
+  if (!lease && luck_ > 0) --luck_;
 }
 
 void InetSocket::take_lent() {

@@ -189,19 +189,18 @@ bool GuestThreadImpl::lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, i
   if (!area || area->free_streams == 0) return false;
   const auto place = static_cast<u32>(std::countr_zero(area->free_streams));
   const ssize_t got = recv(host_fd, area->stream(place), kStreamBytes, MSG_PEEK | MSG_DONTWAIT);
-  if (got <= 0) return false;
+  // What fills the place may go on, and its sender wait for room.
+  if (got <= 0 || static_cast<u64>(got) == kStreamBytes) return false;
   if (!lease) lease = make_ref<FileLease>();
   lease->take_back();
   SlotLease& shared = area->lease(static_cast<u32>(fd));
   shared.has_stat = shared.window = shared.turn = 0;
   shared.may_close = shared.used = 0;
   shared.bytes_at_hand = static_cast<u32>(got);
-  shared.more = static_cast<u16>(static_cast<u64>(got) == kStreamBytes);
   shared.stream = static_cast<u16>(place + 1);
   area->free_streams &= ~(1u << place);
   lease->place_ = place + 1;
   lease->bytes_ = static_cast<u64>(got);
-  lease->more_ = static_cast<u64>(got) == kStreamBytes;
   lease->may_close_ = lease->ahead_ = false;
   lend(*lease, std::move(area), fd, 0);
   streams_lent.add();

@@ -45,7 +45,7 @@ class FileLease final : public RefCounted {
   }
   bool streams() const { return place_ != 0; }
   // Of a stream: all that there was.
-  bool took_all() const { return position_ == bytes_ && !more_; }
+  bool took_all() const { return position_ == bytes_; }
   // The process has closed the descriptor.
   bool closed() const { return closed_; }
 
@@ -61,7 +61,6 @@ class FileLease final : public RefCounted {
   u64 position_ = 0;
   u32 place_ = 0;  // of a stream's bytes in the area, plus one
   u64 bytes_ = 0;  // how many are there
-  bool more_ = false;
   u32 fd_ = 0;
   size_t index_ = 0;  // in the list of those that are out
   u32 times_ = 0;     // lent so far

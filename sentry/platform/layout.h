@@ -202,10 +202,10 @@ struct alignas(64) SlotLease {
   u32 has_stat;
   // Bytes of the file at hand in the window of the slot that has the same turn: what is there until its next request.
   u32 turn, at_hand, bytes_at_hand;
-  u16 used;                  // the stub's: some were read from there
-  u16 may_close;             // the stub may close the descriptor by itself
-  u16 stream;                // its place plus one; 0: it is a file
-  u16 more;                  // of a stream: there may be more than bytes_at_hand
+  u16 used;       // the stub's: some were read from there
+  u16 may_close;  // the stub may close the descriptor by itself
+  u16 stream;     // its place plus one; 0: it is a file
+  u16 spare;
   alignas(64) u64 stat[18];  // struct stat
 };
 static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxLeases / 8 <= kSlotBytes &&

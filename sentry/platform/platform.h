@@ -198,8 +198,8 @@ class GuestThread {
   // Lends the position of the open file behind a descriptor of this thread, if that is possible and of use to it.
   // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
   virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;
-  // Lends what the host's stream socket behind a descriptor has to be read right now, if that can be done. True: the
-  // bytes that are taken are to be taken from the socket when the lease comes back (FileLease::collect).
+  // Lends all that the host's stream socket behind a descriptor has to be read right now, if that can be done. True:
+  // the bytes that are taken are to be taken from the socket when the lease comes back (FileLease::collect).
   virtual bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) = 0;
   // Lets this thread post what it does to the epoll behind its descriptor (post_box.h). Null: not now.
   virtual RefPtr<PostBox> open_posts(int epoll) = 0;

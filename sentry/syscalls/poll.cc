@@ -234,6 +234,7 @@ Result<i64> do_epoll_wait(Task& task, Fd fd, OutBuf to, i32 most, fiber::Deadlin
   // What does not fit one answer is there for the next call.
   constexpr size_t kMost = 256;
   epoll_event events[kMost];
+  task.fds->take_lent_streams();
   fs::anon::Epoll::Source sources[kMost];
   size_t got = TRY(epoll->wait(events, std::min<size_t>(static_cast<size_t>(most), kMost), deadline, sources));
   lend_streams(task, events, sources, got);

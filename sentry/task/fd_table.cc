@@ -143,7 +143,15 @@ void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread
   Slot& slot = slots_[static_cast<size_t>(fd)];
   if (slot.file.get() != &file || file.ref_count() != 1) return;
   const int host = file.stream_to_lend();
-  if (host >= 0 && thread.lend_stream(slot.lease, fd, id_, host)) file.stream_lent(slot.lease);
+  if (host < 0) return;
+  const bool lent = thread.lend_stream(slot.lease, fd, id_, host);
+  file.stream_lent(lent ? slot.lease : nullptr);
+  if (lent) lent_streams_.push_back(fd);
+}
+
+void FdTable::take_lent_streams() {
+  for (int fd : lent_streams_) (void)peek(fd);
+  lent_streams_.clear();
 }
 
 void FdTable::reap(platform::GuestThread& thread) {

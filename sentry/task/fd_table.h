@@ -25,6 +25,8 @@ class FdTable : public RefCounted {
   void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
   // The same with the bytes that `file`, if it is fd's, has to be read.
   void lend_stream(int fd, vfs::File& file, platform::GuestThread& thread);
+  // Takes all of these back. Their peers have to hear soon of what was taken: the host tells them when it is told.
+  void take_lent_streams();
   // Closes for good what the process of `thread` has closed by itself.
   void reap(platform::GuestThread& thread);
   // The same, whoever asks.
@@ -87,6 +89,7 @@ class FdTable : public RefCounted {
   std::vector<Slot> slots_;
   size_t first_free_ = 0;  // no free slot below
   bool shared_ = false;
+  std::vector<int> lent_streams_;  // since the last time they were taken back
   Watcher* watcher_ = nullptr;
   const u64 id_ = next_id();
   static u64 next_id();

@@ -94,7 +94,7 @@ class File : public RefCounted {
   virtual bool lendable(platform::LeaseTerms& /*terms*/) { return false; }
   // The host's stream socket whose bytes a process may take by itself; -1: there is none, or it would not pay.
   virtual int stream_to_lend() { return -1; }
-  // They are lent.
+  // They are lent; null: that could not be done.
   virtual void stream_lent(const RefPtr<platform::FileLease>& /*lease*/) {}
   // Takes them back, and what was taken of them from the socket.
   virtual void take_lent() {}

@@ -148,6 +148,40 @@ TEST(arrivals, edges) {
   CHECK_STR(next(c.in, 100), "defghi");
 }
 
+// A sender that waits for the answer to its last small segment (Nagle's algorithm) hears of what was taken.
+TEST(arrivals, sender_waits) {
+  Connection c(EPOLLIN | EPOLLET);
+  int off = 0;
+  OK(setsockopt(c.out, IPPROTO_TCP, TCP_NODELAY, &off, sizeof(off)));
+  const int64_t begin = now_ms();
+  for (int round = 0; round < 50; ++round) {
+    c.send("a");
+    c.send("b");
+    std::string got;
+    while (got.size() < 2) {
+      CHECK_EQ(c.told(5000), 1);
+      got += next(c.in, 8);  // fewer than that: there is no more
+    }
+    CHECK_STR(got, "ab");
+  }
+  CHECK(now_ms() - begin < 1800);  // 40 ms for each that is not answered at once
+}
+
+// With a small buffer the sender waits for each byte that is taken.
+TEST(arrivals, small_buffer) {
+  Connection c;
+  int bytes = 1024;
+  OK(setsockopt(c.in, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)));
+  std::thread writer([&] { c.send(pattern(0, 100000)); });
+  for (size_t done = 0; done < 100000;) {
+    CHECK_EQ(c.told(10000), 1);
+    const std::string got = next(c.in, 300);
+    CHECK(got == pattern(done, got.size()));
+    done += got.size();
+  }
+  writer.join();
+}
+
 TEST(arrivals, once) {
   Connection c(EPOLLIN | EPOLLONESHOT);
   c.deliver("abc");

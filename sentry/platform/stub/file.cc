@@ -106,18 +106,17 @@ bool stat(const SlotLease& lease, u64 word, u64 to) {
   return still(lease, word) && copy_out(to, copy, sizeof(copy));
 }
 
-// read(2) or recv(2) of bytes that the sentry has found with the socket. Fewer than asked for only where there were no
-// more: who waits for edges goes by that.
+// read(2) or recv(2) of bytes that the sentry has found with the socket. They were all there were: who waits for edges
+// goes by it when he gets fewer than he asked for.
 bool read_stream(SlotLease& lease, u64 word, u32 nr, const u64* a, i64& ret) {
   const bool plain = nr == kNrRead || (nr == kNrRecvfrom && (static_cast<u32>(a[3]) & ~kMsgDontwait) == 0 && a[4] == 0);
   if (!plain) return false;
   const u64 taken = word & SlotLease::kPosition, to = a[1];
   const u32 place = __atomic_load_n(&lease.stream, __ATOMIC_RELAXED);
   const u32 bytes = __atomic_load_n(&lease.bytes_at_hand, __ATOMIC_RELAXED);
-  const bool more = __atomic_load_n(&lease.more, __ATOMIC_RELAXED) != 0;
   if (place == 0 || place > kStreams || bytes > kStreamBytes || taken >= bytes) return false;
   u64 n = a[2];
-  if (n == 0 || (n > bytes - taken && more) || to + n < to || to + n > kUserEnd) return false;
+  if (n == 0 || to + n < to || to + n > kUserEnd) return false;
   if (n > bytes - taken) n = bytes - taken;
   if (!still(lease, word)) return false;
   const u64 from = kSlotsBase + kStreamsOffset + (place - 1) * kStreamBytes + taken;
