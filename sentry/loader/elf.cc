@@ -218,7 +218,8 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
   image.entry = entry;
 
   u64 interpreter_base = 0;
-  if (!elf.interpreter.empty()) {
+  program.interpreted = !elf.interpreter.empty();
+  if (program.interpreted) {
     RefPtr<vfs::File> file = TRY(request.open_interpreter(elf.interpreter));
     auto parsed = read_elf(*file);
     if (!parsed) return parsed.error() == Errno::kNoexec ? Errno::kLibbad : parsed.error();

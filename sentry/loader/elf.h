@@ -30,6 +30,7 @@ struct LoadedProgram {
   std::vector<RefPtr<vfs::File>> files;
   u64 arg_start = 0, arg_end = 0, env_start = 0, env_end = 0, stack_start = 0;
   std::string auxv;
+  bool interpreted = false;  // it names an interpreter, which maps its libraries
 };
 
 // kNoexec: not an ELF for this machine. kTooBig: arguments too long. kLibbad...: as Linux.

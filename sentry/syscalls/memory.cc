@@ -70,7 +70,10 @@ Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags
     } else {
       request.source.fd = handle.host_fd;
       request.source.offset = handle.offset + static_cast<u64>(offset);
-      if (type == MAP_PRIVATE && prot.v == (PROT_READ | PROT_EXEC) && handle.steady) {
+      // A program that needs no interpreter and maps text may be one: valgrind executes it instruction by instruction,
+      // and knows nothing of the stub.
+      const bool runs_it = task.group->image && task.group->image->interpreted;
+      if (type == MAP_PRIVATE && prot.v == (PROT_READ | PROT_EXEC) && handle.steady && runs_it) {
         request.source = task::kernel().platform->text(request.source, page_up(length));
       }
     }

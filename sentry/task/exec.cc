@@ -156,6 +156,7 @@ RefPtr<ImageInfo> image_info(Prepared& prepared) {
   info->stack_start = p.stack_start;
   info->brk_start = p.image.brk_start;
   info->auxv = p.auxv;
+  info->interpreted = p.interpreted;
   return info;
 }
 

@@ -33,7 +33,8 @@ struct ImageInfo : public RefCounted {
   std::unique_ptr<vfs::WriteDenial> text_busy;                 // nobody may write to it (ETXTBSY)
   u64 arg_start = 0, arg_end = 0, env_start = 0, env_end = 0;  // guest addresses
   u64 stack_start = 0, brk_start = 0;
-  std::string auxv;  // raw bytes
+  std::string auxv;          // raw bytes
+  bool interpreted = false;  // loader::LoadedProgram
   bool dumpable = true;
 };
 

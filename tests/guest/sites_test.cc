@@ -1,5 +1,6 @@
 // System calls from code of every shape: where the instruction lies, and what is before it, must not matter. Each site
 // is called often, as what runs the program may rewrite sites that are.
+#include <elf.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -89,5 +90,39 @@ TEST(sites, interrupted_at_every_instruction) {
       return 99;
     });
     WAIT_OK(pid);
+  }
+}
+
+// An interpreter of programs (valgrind) maps their text and reads it: it is the file's.
+TEST(sites, mapped_text_is_the_files) {
+  std::string code(128, '\x90');
+  for (int i = 0; i < 40; ++i) {
+    for (unsigned char byte : kGetpid) code.push_back(static_cast<char>(byte));
+    code.resize((code.size() + 15) & ~size_t{15}, '\xcc');
+  }
+  Elf64_Ehdr header{};
+  memcpy(header.e_ident, ELFMAG, SELFMAG);
+  header.e_ident[EI_CLASS] = ELFCLASS64;
+  header.e_type = ET_DYN;
+  header.e_machine = EM_X86_64;
+  header.e_phoff = sizeof(header);
+  header.e_phentsize = sizeof(Elf64_Phdr);
+  header.e_phnum = 1;
+  Elf64_Phdr text{};
+  text.p_type = PT_LOAD;
+  text.p_flags = PF_R | PF_X;
+  text.p_offset = text.p_vaddr = kPage;
+  text.p_filesz = text.p_memsz = code.size();
+  std::string file(reinterpret_cast<const char*>(&header), sizeof(header));
+  file.append(reinterpret_cast<const char*>(&text), sizeof(text));
+  file.resize(kPage);
+  spew("library", file + code);
+  for (int i = 0; i < 4; ++i) {
+    const int fd = OK(open("library", O_RDONLY));
+    void* at = mmap(nullptr, code.size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, kPage);
+    CHECK(at != MAP_FAILED);
+    CHECK(memcmp(at, code.data(), code.size()) == 0);
+    OK(munmap(at, code.size()));
+    OK(close(fd));
   }
 }
