@@ -200,6 +200,7 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
 
   // --- the point of no return ---
   task.set_creds(prepared.creds);
+  const Usage before = host_usage(task);
   auto resumed = task.thread->exec(prepared.program.image);
   if (!resumed) {
     LOG_WARNING("exec of %s failed past the point of no return: %s", prepared.comm.c_str(),
@@ -207,6 +208,7 @@ Result<i64> exec_task(Task& task, ExecArgs args) {
     exit_group(group, SIGKILL);
     return Errno::kNomem;
   }
+  group.usage.add(before);
   group.apply_memory_limits();
   task.resumed = true;
   if (task.fds->ref_count() > 1) task.fds = task.fds->clone();

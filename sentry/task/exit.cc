@@ -170,7 +170,6 @@ void exit_task(Task& task, i32 wait_status) {
   ThreadGroup& group = *task.group;
   trace_exit(task, group.exiting ? group.exit_status : wait_status);
   RefPtr<ThreadGroup> keep(&group);
-  platform::StubUsage u = task.thread->usage();
   // Dropped first: closing pipes and terminals must be seen by others before the parent hears of the end.
   task.fds = nullptr;
   task.fs = nullptr;
@@ -178,7 +177,7 @@ void exit_task(Task& task, i32 wait_status) {
   std::erase(group.tasks, &task);
   bool last = group.tasks.empty();
   if (last) {
-    group.usage.add(Usage{u.utime_us, u.stime_us, u.maxrss_kb, u.minflt, u.majflt, u.nvcsw, u.nivcsw});
+    group.usage.add(host_usage(task));
     task.thread->kill_host_process();
   } else if (!group.exiting && group.exec_task == nullptr && task.entry.kind == platform::EntryKind::kSyscall) {
     task.thread->resume_exit();

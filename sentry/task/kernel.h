@@ -138,6 +138,8 @@ class PidReference {
   virtual i32 pid() const = 0;
 };
 
+// What the host process of the task has used so far; its memory and faults as of its last getrusage(2) or exit.
+Usage host_usage(const Task& task);
 // Usage so far of a live or dead group.
 Usage group_usage(const ThreadGroup& group);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "sentry/task/kernel.h"
+#include "sentry/time/clock.h"
 
 namespace sbx::task {
 
@@ -22,12 +23,26 @@ ThreadGroup::~ThreadGroup() { kernel().remove_group(*this); }
 
 std::string ThreadGroup::comm_of_leader() const { return leader != nullptr ? leader->comm : zombie_comm; }
 
+Usage host_usage(const Task& task) {
+  const platform::StubUsage u = task.thread->usage();
+  Usage usage{u.utime_us, u.stime_us, u.maxrss_kb, u.minflt, u.majflt, u.nvcsw, u.nivcsw};
+  // The stub's report is of the last call of this thread that asked for one: it may be killed, and others went on.
+  if (auto space = task.thread->address_space()) {
+    const u64 user = time::host_process_cpu_ns(space->host_pid(), time::CpuKind::kUser) / 1000;
+    const u64 total = time::host_process_cpu_ns(space->host_pid(), time::CpuKind::kTotal) / 1000;
+    if (total > usage.utime_us + usage.stime_us) {
+      usage.utime_us = user;
+      usage.stime_us = total - std::min(total, user);
+    }
+  }
+  return usage;
+}
+
 Usage group_usage(const ThreadGroup& group) {
   Usage total = group.usage;
   if (group.zombie || group.tasks.empty()) return total;
-  // The stub's report covers the whole host process, so one live task speaks for all.
-  platform::StubUsage u = group.tasks[0]->thread->usage();
-  total.add(Usage{u.utime_us, u.stime_us, u.maxrss_kb, u.minflt, u.majflt, u.nvcsw, u.nivcsw});
+  // The host process is that of all its tasks.
+  total.add(host_usage(*group.tasks[0]));
   return total;
 }
 

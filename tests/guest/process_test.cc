@@ -7,7 +7,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
+#include <thread>
 #include <vector>
 
 #include "guest.h"
@@ -596,4 +598,68 @@ TEST(process, waitid_without_ended_ones) {
   FAILS(waitid(P_PID, (id_t)other, &info, WSTOPPED | WCONTINUED), ECHILD);  // found when it ends
   WAIT_OK(child);
   WAIT_OK(other);
+}
+
+namespace {
+
+// Microseconds of CPU time that the child is said to have used.
+int64_t cpu_of(pid_t pid) {
+  rusage usage{};
+  int status;
+  CHECK_EQ(OK(wait4(pid, &status, 0, &usage)), pid);
+  auto us = [](const timeval& t) { return t.tv_sec * 1000000 + t.tv_usec; };
+  return us(usage.ru_utime) + us(usage.ru_stime);
+}
+
+int64_t own_cpu() {
+  timespec now;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+constexpr int64_t kWork = 200 * 1000;
+
+void work() {
+  while (own_cpu() < kWork) continue;
+}
+
+}  // namespace
+
+// Whoever of its threads has worked, and however it ends.
+TEST(process, time_of_a_killed_child) {
+  int done[2];
+  OK(pipe(done));
+  pid_t pid = OK(fork());
+  if (pid == 0) {
+    std::thread([&] {
+      work();
+      (void)!write(done[1], "x", 1);
+      for (;;) pause();
+    }).join();
+  }
+  char byte;
+  CHECK_EQ(read(done[0], &byte, 1), 1);
+  OK(kill(pid, SIGKILL));
+  CHECK(cpu_of(pid) >= kWork / 2);
+}
+
+TEST(process, time_of_other_threads) {
+  pid_t pid = OK(fork());
+  if (pid == 0) {
+    std::thread([] {
+      work();
+      _exit(0);
+    }).join();
+  }
+  CHECK(cpu_of(pid) >= kWork / 2);
+}
+
+TEST(process, time_before_exec) {
+  pid_t pid = OK(fork());
+  if (pid == 0) {
+    work();
+    execl(self(), self(), "--helper", "exit", "0", nullptr);
+    _exit(1);
+  }
+  CHECK(cpu_of(pid) >= kWork / 2);
 }
