@@ -108,8 +108,8 @@ UniqueFd GoferInode::open_in_order(const std::string& name, const wire::Attr& at
   const auto& all = entries_->listing->entries;
   for (size_t i = *place + 1; i < all.size() && places.size() <= count; ++i) {
     if (all[i].type != DT_REG) continue;
-    auto known = entries_->by_name.find(all[i].name);
-    if (known == entries_->by_name.end()) continue;
+    auto known = entries_->by_name().find(all[i].name);
+    if (known == entries_->by_name().end()) continue;
     if (known->second.inode != nullptr && known->second.inode->has_descriptor()) continue;
     m.names.emplace_back(all[i].name);
     places.push_back(i);

@@ -43,13 +43,21 @@ Result<typename Request::Reply> GoferInode::call_dir(Request& m) {
   return gofer_fs().call(m);
 }
 
+GoferInode::Entries::ByName& GoferInode::Entries::by_name() {
+  if (indexed) return names;
+  indexed = true;
+  names.reserve(listing->entries.size());
+  for (const Listing::Entry& e : listing->entries) names.emplace(e.name, Entry{nullptr, nullptr, e.ino, e.type});
+  return names;
+}
+
 void GoferInode::drop_entries() {
   if (!entries_) return;
   GoferFs& fs = gofer_fs();
   fs.drop_ahead(*this);
   std::unique_ptr<Entries> gone = std::move(entries_);
-  fs.directory_dropped(gone->in_fs, gone->by_name.size());
-  for (auto& [name, e] : gone->by_name) {
+  fs.directory_dropped(gone->in_fs, gone->count());
+  for (auto& [name, e] : gone->names) {
     if (e.node && e.node->dir != wire::kNoNode && fs.find(e.node->attr) == nullptr) fs.forget_node(e.node->dir);
   }
   if (directory_) directory_->misses = 0;
@@ -66,7 +74,7 @@ Result<void> GoferInode::read_entries(Read what) {
     auto reply = TRY(call_dir(m));
     if (m.cookie == 0) {  // often all of it
       listing->entries.reserve(reply.entries.size());
-      fresh->by_name.reserve(reply.entries.size());
+      if (m.with_nodes) fresh->names.reserve(reply.entries.size());
     }
     for (wire::DirEntry& e : reply.entries) {
       m.cookie = e.cookie;
@@ -85,8 +93,12 @@ Result<void> GoferInode::read_entries(Read what) {
         if (GoferInode* live = may_live ? fs.find(e.node.attr) : nullptr) live->update(e.node);
         entry.node = std::make_unique<wire::Node>(std::move(e.node));
       }
+      if (!m.with_nodes) {
+        listing->entries.push_back({std::move(e.name), entry.ino, entry.type});
+        continue;
+      }
       listing->entries.push_back({e.name, entry.ino, entry.type});
-      fresh->by_name.emplace(std::move(e.name), std::move(entry));
+      fresh->names.emplace(std::move(e.name), std::move(entry));
     }
     if (reply.end) {
       set_attributes(reply.attr);
@@ -95,10 +107,10 @@ Result<void> GoferInode::read_entries(Read what) {
     }
     if (reply.entries.empty()) return Errno::kIo;
   }
-  fresh->with_nodes = m.with_nodes;
+  fresh->with_nodes = fresh->indexed = m.with_nodes;
   fresh->listing = std::move(listing);
   if (!fs.exclusive()) fresh->read_at = fiber::now_ns();
-  size_t count = fresh->by_name.size();
+  size_t count = fresh->count();
   entries_ = std::move(fresh);
   fs.directory_cached(*this, count);
   entries_->in_fs = fs.newest_directory();
@@ -112,7 +124,7 @@ Result<std::shared_ptr<const Listing>> GoferInode::listing() {
   entries_->use = std::move(use);
   if (!entries_->listing) {
     auto listing = std::make_shared<Listing>();
-    for (auto& [name, e] : entries_->by_name) listing->entries.push_back({name, e.ino, e.type});
+    for (auto& [name, e] : entries_->by_name()) listing->entries.push_back({name, e.ino, e.type});
     entries_->listing = std::move(listing);
   }
   return entries_->listing;
@@ -123,12 +135,12 @@ Result<RefPtr<GoferInode>> GoferInode::ask(std::string_view name) {
   m.name = wire::Name(std::string(name));
   auto reply = call_dir(m);
   if (!reply) {
-    if (reply.error() == Errno::kNoent && entries_ && entries_->by_name.contains(m.name)) entry_removed(name);
+    if (reply.error() == Errno::kNoent && entries_ && entries_->by_name().contains(m.name)) entry_removed(name);
     // The host moved this directory away from where we know it.
     return reply.error() == Errno::kStale ? Errno::kNoent : reply.error();
   }
   if (entries_) {
-    Entry& e = entries_->by_name[m.name];
+    Entry& e = entries_->by_name()[m.name];
     if (e.ino != reply->node.attr.ino) entries_->listing.reset();
     e = Entry{nullptr, nullptr, reply->node.attr.ino, static_cast<u8>(IFTODT(reply->node.attr.mode))};
   }
@@ -148,19 +160,19 @@ Result<RefPtr<vfs::Inode>> GoferInode::lookup(std::string_view name) {
     if (!worth || !read_entries(Read::kNames)) return TRY(ask(name));
     entries_->for_lookups = true;
   }
-  auto it = entries_->by_name.find(std::string(name));
-  if (it == entries_->by_name.end()) return Errno::kNoent;
+  auto it = entries_->by_name().find(std::string(name));
+  if (it == entries_->by_name().end()) return Errno::kNoent;
   if (entries_->use && it->second.type != DT_DIR) ++entries_->use->lookups;
   if (it->second.inode == nullptr && !it->second.node && !entries_->with_nodes) {
     auto use = entries_->use;
     // Listed by name, and now somebody looks at what the names mean: most likely at all of them. Who opens files by
     // name does not, and to look at all others the first time may take longer than his work: 2 to 6 µs each.
-    size_t enough = entries_->for_lookups ? entries_->by_name.size() / 8 : 2;
-    bool worth = ++entries_->asked >= enough || entries_->by_name.size() <= kFewEntries;
+    size_t enough = entries_->for_lookups ? entries_->count() / 8 : 2;
+    bool worth = ++entries_->asked >= enough || entries_->count() <= kFewEntries;
     if (!worth || !read_entries(Read::kNodes)) return TRY(ask(name));
     entries_->use = std::move(use);
-    it = entries_->by_name.find(std::string(name));
-    if (it == entries_->by_name.end()) return Errno::kNoent;
+    it = entries_->by_name().find(std::string(name));
+    if (it == entries_->by_name().end()) return Errno::kNoent;
   }
   Entry& e = it->second;
   RefPtr<GoferInode> inode(e.inode);
@@ -183,15 +195,15 @@ void GoferInode::entry_added(std::string_view name, const wire::Node& node) {
   invalidate();
   forget_times();
   if (!entries_) return;
-  entries_->by_name[std::string(name)] =
+  entries_->by_name()[std::string(name)] =
       Entry{nullptr, std::make_unique<wire::Node>(node), node.attr.ino, static_cast<u8>(IFTODT(node.attr.mode))};
   entries_->listing.reset();
 }
 
 void GoferInode::entry_is(std::string_view name, GoferInode& inode) {
   if (!entries_) return;
-  auto it = entries_->by_name.find(std::string(name));
-  if (it == entries_->by_name.end()) return;
+  auto it = entries_->names.find(std::string(name));
+  if (it == entries_->names.end()) return;
   it->second.inode = &inode;
   it->second.node.reset();
 }
@@ -200,7 +212,7 @@ void GoferInode::entry_removed(std::string_view name) {
   invalidate();
   forget_times();
   if (!entries_) return;
-  entries_->by_name.erase(std::string(name));
+  entries_->by_name().erase(std::string(name));
   entries_->listing.reset();
 }
 

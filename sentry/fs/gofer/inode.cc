@@ -72,8 +72,8 @@ GoferInode::~GoferInode() {
   for (Link& link : links_) {
     --link.parent->directory().live_children;
     if (!link.parent->entries_) continue;
-    auto it = link.parent->entries_->by_name.find(link.name);
-    if (it == link.parent->entries_->by_name.end() || it->second.ino != attr_.ino) continue;
+    auto it = link.parent->entries_->names.find(link.name);
+    if (it == link.parent->entries_->names.end() || it->second.ino != attr_.ino) continue;
     Entry& e = it->second;
     if (e.inode != nullptr && e.inode != this) continue;
     e.inode = nullptr;
@@ -391,8 +391,8 @@ void GoferInode::remove_link(GoferInode& parent, std::string_view name) {
 
 void GoferInode::leave_entry(const Link& link) {
   if (!link.parent->entries_) return;
-  auto it = link.parent->entries_->by_name.find(link.name);
-  if (it != link.parent->entries_->by_name.end() && it->second.inode == this) it->second.inode = nullptr;
+  auto it = link.parent->entries_->names.find(link.name);
+  if (it != link.parent->entries_->names.end() && it->second.inode == this) it->second.inode = nullptr;
 }
 
 // --- extended attributes ---

@@ -105,7 +105,12 @@ class GoferInode final : public vfs::Inode {
   };
   // Entries of a directory: all of them, or none.
   struct Entries {
-    std::unordered_map<std::string, Entry> by_name;
+    using ByName = std::unordered_map<std::string, Entry>;
+    // Made of the listing when somebody asks for a name: who walks a tree asks for those of directories only.
+    ByName& by_name();
+    size_t count() const { return indexed ? names.size() : listing->entries.size(); }
+    ByName names;          // none unless `indexed`
+    bool indexed = false;  // else there is the listing
     std::shared_ptr<const Listing> listing;
     bool with_nodes = false;   // else few are known: those asked for since
     bool for_lookups = false;  // read because so many were asked for by name
