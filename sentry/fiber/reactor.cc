@@ -6,7 +6,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <iterator>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "sentry/base/log.h"
 #include "sentry/fiber/kernel_lock.h"
@@ -30,7 +33,13 @@ struct Reactor {
   u32 batches = 0;
   u64 next_token = 16;
   // Tokens, not pointers, travel through epoll: a watch may end while its event is already in the batch.
-  std::unordered_map<u64, std::function<void(u32)>> watches;
+  struct Watch {
+    std::function<void(u32)> on_events;
+    bool wakes;
+  };
+  std::unordered_map<u64, Watch> watches;
+  // Events that reactor_take_news() came upon and had to leave; for the host they are told.
+  std::vector<epoll_event> left;
 };
 
 Reactor& reactor() {
@@ -74,11 +83,26 @@ HostResult<void> reactor_init() {
   return {};
 }
 
+namespace {
+
+void call(u64 token, u32 events) {
+  Reactor& r = reactor();
+  auto it = r.watches.find(token);
+  if (it == r.watches.end()) return;
+  auto callback = it->second.on_events;  // a copy: the callback may end its own watch
+  callback(events);
+}
+
+// Without waiting: between the look that brought us here and this one somebody else may have taken it.
+int fetch(epoll_event (&events)[64]) { return epoll_wait(reactor().epoll.get(), events, std::size(events), 0); }
+
+}  // namespace
+
 void reactor_serve() {
   Reactor& r = reactor();
   epoll_event events[64];
-  // Without waiting: between the look that brought us here and this one somebody else may have taken it.
-  int n = epoll_wait(r.epoll.get(), events, 64, 0);
+  int n = fetch(events);
+  for (const epoll_event& event : std::exchange(r.left, {})) call(event.data.u64, event.events);
   for (int i = 0; i < n; ++i) {
     u64 token = events[i].data.u64;
     if (token == kWakeToken) {
@@ -86,12 +110,32 @@ void reactor_serve() {
     } else if (token == kTimerToken) {
       drain(r.timer.get());
       TimerQueue::get().fire_due();
-    } else if (auto it = r.watches.find(token); it != r.watches.end()) {
-      auto callback = it->second;  // a copy: the callback may end its own watch
-      callback(events[i].events);
+    } else {
+      call(token, events[i].events);
     }
   }
   run_ready();
+}
+
+void reactor_take_news() {
+  Reactor& r = reactor();
+  epoll_event events[64];
+  int n = fetch(events);
+  bool leaves = false;
+  for (int i = 0; i < n; ++i) {
+    u64 token = events[i].data.u64;
+    // These two go on being told.
+    if (token == kWakeToken || token == kTimerToken) continue;
+    auto it = r.watches.find(token);
+    if (it == r.watches.end()) continue;
+    if (it->second.wakes) {
+      call(token, events[i].events);
+    } else {
+      r.left.push_back(events[i]);
+      leaves = true;
+    }
+  }
+  if (leaves) reactor_poke();
 }
 
 void reactor_run() {
@@ -130,11 +174,11 @@ void reactor_poke() {
   if (::write(reactor().wake.get(), &one, sizeof(one)) < 0) return;  // full counter: it will wake anyway
 }
 
-Result<void> HostWatch::watch(int fd, u32 events, std::function<void(u32)> on_events) {
+Result<void> HostWatch::watch(int fd, u32 events, std::function<void(u32)> on_events, Does does) {
   unwatch();
   Reactor& r = reactor();
   u64 token = r.next_token++;
-  r.watches[token] = std::move(on_events);
+  r.watches[token] = {std::move(on_events), does == Does::kWakes};
   if (!add(fd, events | EPOLLET, token)) {
     Errno e = last_errno();
     r.watches.erase(token);

@@ -30,6 +30,9 @@ void reactor_hold(bool hold);
 int reactor_fd();
 // Runs what is due, with the kernel lock held, and the fibers that became ready.
 void reactor_serve();
+// On a fiber: what the host tells by now of descriptors whose watches only wake is known afterwards. The rest waits for
+// reactor_serve().
+void reactor_take_news();
 
 // Watches one host descriptor, edge-triggered. `on_events` gets EPOLL* bits. Descriptors epoll refuses (regular files,
 // EPERM) are always ready: watch() then answers kPerm.
@@ -39,8 +42,10 @@ class HostWatch {
   ~HostWatch() { unwatch(); }
   HostWatch(const HostWatch&) = delete;
   HostWatch& operator=(const HostWatch&) = delete;
+  // What on_events does: no more than to note something and to wake fibers, or anything.
+  enum class Does : bool { kAnything, kWakes };
   // fd is not owned and must outlive the watch.
-  Result<void> watch(int fd, u32 events, std::function<void(u32 events)> on_events);
+  Result<void> watch(int fd, u32 events, std::function<void(u32 events)> on_events, Does does = Does::kAnything);
   void unwatch();
   bool watching() const { return token_ != 0; }
 

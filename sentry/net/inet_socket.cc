@@ -20,6 +20,10 @@ namespace {
 
 COUNTER(made, "net.host_sockets", "host sockets made for guests");
 
+constexpr u32 kRoomBits = POLLOUT | POLLWRNORM;
+// POLLOUT of a stream says that a third of its buffer is free, which is never smaller than 4.5 KiB (tcp(7)).
+constexpr u32 kSureRoom = 1024;
+
 // An address in the form the host's calls want; no longer than its storage.
 struct HostAddress {
   sockaddr_storage storage{};
@@ -81,6 +85,7 @@ Result<void> InetSocket::bind(const vfs::WalkContext&, u32, std::string_view byt
 }
 
 Result<void> InetSocket::listen(int backlog) {
+  forget_readiness();
   if (::listen(fd_.get(), backlog) != 0) return last_errno();
   return {};
 }
@@ -98,6 +103,7 @@ Result<RefPtr<Socket>> InetSocket::accept(u32 flags) {
 }
 
 Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes) {
+  forget_readiness();
   HostAddress address(bytes);
   if (connecting_) {
     // Once more: only that tells the host's socket that it is connected, or takes the error off it.
@@ -118,6 +124,7 @@ Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes
 
 Result<void> InetSocket::shutdown(int how) {
   take_lent();
+  forget_readiness();
   if (::shutdown(fd_.get(), how) != 0) return last_errno();
   if (how != SHUT_WR) receives_no_more_ = true;
   return {};
@@ -130,26 +137,32 @@ u32 InetSocket::readiness() {
   take_lent();
   pollfd p{fd_.get(), POLLIN | POLLPRI | POLLOUT | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND | POLLRDHUP, 0};
   if (::poll(&p, 1, 0) < 0) return POLLERR;
-  if (!(p.revents & POLLOUT)) wants_room_ = true;
-  return static_cast<u16>(p.revents) | (kept_.empty() ? 0u : u32{POLLIN | POLLRDNORM});
+  const auto ready = static_cast<u16>(p.revents);
+  if (!(ready & POLLOUT)) wants_room_ = true;
+  room_ = ready & POLLOUT ? kSureRoom : 0;
+  quiet_ = (ready & ~kRoomBits) == 0 && watch_.watching();
+  return ready | (kept_.empty() ? 0u : u32{POLLIN | POLLRDNORM});
 }
 
 u32 InetSocket::readiness_for(u32 wanted) {
   take_lent();
-  constexpr u32 kTold = POLLIN | POLLPRI | POLLERR | POLLHUP | POLLRDHUP | POLLRDNORM | POLLRDBAND;
-  return quiet_ && (wanted & ~kTold) == 0 ? 0 : readiness() & wanted;
+  if (!quiet_ || !kept_.empty()) return readiness() & wanted;
+  if ((wanted & kRoomBits) == 0) return 0;
+  return room_ != 0 ? wanted & kRoomBits : readiness() & wanted;
 }
 
 fiber::WaitQueue* InetSocket::wait_queue() {
   if (!watch_.watching()) {
-    auto watched = watch_.watch(fd_.get(), EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP, [this](u32 events) {
+    auto on_events = [this](u32 events) {
       news_ = true;
       quiet_ = false;
       const bool room = events & EPOLLOUT;
       if (!(events & ~u32{EPOLLOUT}) && !(room && wants_room_)) return;
       if (room) wants_room_ = false;
       queue_.wake_all();
-    });
+    };
+    auto watched =
+        watch_.watch(fd_.get(), EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP, on_events, fiber::HostWatch::Does::kWakes);
     if (!watched) LOG_WARNING("cannot watch a host socket: %s", errno_name(watched.error()));
   }
   return &queue_;

@@ -31,6 +31,7 @@ class InetSocket : public Socket {
   u32 readiness() override;
   u32 readiness_for(u32 wanted) override;
   fiber::WaitQueue* wait_queue() override;
+  bool told_by_host() const override { return true; }
   int stream_to_lend() override;
   void stream_lent(const RefPtr<platform::FileLease>& lease) override;
   void take_lent() override;
@@ -42,6 +43,11 @@ class InetSocket : public Socket {
 
  private:
   Result<size_t> receive_kept(ReceiveRequest& request);
+  // The next look asks the host.
+  void forget_readiness() {
+    quiet_ = false;
+    room_ = 0;
+  }
 
   UniqueFd fd_;
   // Somebody may wait for room: the host's news of it matter. Each of its events says also what was there before.
@@ -54,7 +60,8 @@ class InetSocket : public Socket {
   // what is received begins with take_lent().
   RefPtr<platform::FileLease> lent_;
   bool news_ = false;   // the host has told of something since they were lent
-  bool quiet_ = false;  // all was taken, and the host has told of nothing since
+  bool quiet_ = false;  // there is nothing to be read, and the host has told of nothing since
+  u32 room_ = 0;        // so many bytes can be sent for sure
   u32 luck_ = 4;        // how often some of it was taken lately
   bool small_ = false;  // its buffer: the sender may wait for room for each byte
   u32 passed_by_ = 0;   // not lent, for want of luck

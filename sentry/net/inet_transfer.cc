@@ -94,9 +94,12 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
     Errno error = errno == EINTR || (connects && connecting_) ? Errno::kAgain : last_errno();
     request.data.put_back(n);
     wants_room_ = true;
+    room_ = 0;
     return error;
   }
+  room_ -= std::min(room_, static_cast<u32>(sent));
   if (static_cast<size_t>(sent) < n) {
+    room_ = 0;
     request.data.put_back(n - static_cast<size_t>(sent));
     wants_room_ = true;
   }

@@ -66,6 +66,10 @@ void FileLease::take_back() {
   if (!closed_) area_ = nullptr;
 }
 
+bool FileLease::takes_all() const {
+  return out_ && (__atomic_load_n(&area_->lease(fd_).word, __ATOMIC_RELAXED) & SlotLease::kPosition) >= bytes_;
+}
+
 void WindowFile::take_back_positions() {
   RefPtr<WindowFile> self(this);
   auto& all = leases_out();

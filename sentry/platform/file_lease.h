@@ -44,8 +44,10 @@ class FileLease final : public RefCounted {
     return true;
   }
   bool streams() const { return place_ != 0; }
-  // Of a stream: all that there was.
+  // Of a stream that came back: all that there was.
   bool took_all() const { return position_ == bytes_; }
+  // Of one that is lent: as far as its process says.
+  bool takes_all() const;
   // The process has closed the descriptor.
   bool closed() const { return closed_; }
 

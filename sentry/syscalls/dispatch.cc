@@ -119,6 +119,7 @@ i64 dispatch(Task& task) {
   }
   call_counts[nr].fetch_add(1, std::memory_order_relaxed);
   task.fds->reap(*task.thread);
+  task.fds->take_used_streams();
   const u64 unsteady = vfs::unsteady_steps;
   const Row& row = kTable[nr];
   const u64 began = trace_flags != 0 ? fiber::now_ns() : 0;

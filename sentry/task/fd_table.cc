@@ -149,9 +149,13 @@ void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread
   if (lent) lent_streams_.push_back(fd);
 }
 
-void FdTable::take_lent_streams() {
-  for (int fd : lent_streams_) (void)peek(fd);
-  lent_streams_.clear();
+void FdTable::take_streams(bool all) {
+  std::erase_if(lent_streams_, [&](int fd) {
+    const auto& lease = slots_[static_cast<size_t>(fd)].lease;
+    if (!all && lease && lease->streams() && !lease->takes_all()) return false;
+    (void)peek(fd);
+    return true;
+  });
 }
 
 void FdTable::reap(platform::GuestThread& thread) {

@@ -25,8 +25,12 @@ class FdTable : public RefCounted {
   void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
   // The same with the bytes that `file`, if it is fd's, has to be read.
   void lend_stream(int fd, vfs::File& file, platform::GuestThread& thread);
-  // Takes all of these back. Their peers have to hear soon of what was taken: the host tells them when it is told.
-  void take_lent_streams();
+  // Takes these back: their peers have to hear soon of what was taken, and the host tells them when it is told. With
+  // each call those of which all was taken, as Linux acknowledges then at the latest; before the next wait all.
+  void take_used_streams() {
+    if (!lent_streams_.empty()) take_streams(false);
+  }
+  void take_lent_streams() { take_streams(true); }
   // Closes for good what the process of `thread` has closed by itself.
   void reap(platform::GuestThread& thread);
   // The same, whoever asks.
@@ -83,6 +87,7 @@ class FdTable : public RefCounted {
   }
   ~FdTable() override;
   static RefPtr<vfs::File> take(Slot& slot);
+  void take_streams(bool all);
   Result<void> drop(int fd);
   Result<void> closed(int fd, vfs::File& file);
   void release_record_locks(vfs::File& file);

@@ -75,7 +75,9 @@ class File : public RefCounted {
   // --- readiness ---
   // POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDHUP | POLLPRI... as poll(2) would report now.
   virtual u32 readiness() { return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM; }
-  // The same, of these only; may cost less.
+  // Its wait queue hears of the host's news through the reactor, a little later than the host knows them.
+  virtual bool told_by_host() const { return false; }
+  // What readiness() would say, of these only and as of the last news; may cost less.
   virtual u32 readiness_for(u32 wanted) { return readiness() & wanted; }
   // Woken whenever readiness may have changed; null: always ready (regular files; epoll refuses them with kPerm).
   virtual fiber::WaitQueue* wait_queue() { return nullptr; }

@@ -91,6 +91,91 @@ TEST(arrivals, read_in_pieces) {
   CHECK_STR(next(c.in, 100), "again");
 }
 
+// What another socket here has sent is told of by the next call, without a wait.
+TEST(arrivals, told_at_once) {
+  Connection c;
+  for (int i = 0; i < 1000; ++i) {
+    CHECK_EQ(c.told(), 0);
+    c.send("x");
+    CHECK_EQ(c.told(), 1);
+    CHECK_STR(next(c.in, 2), "x");
+  }
+  for (int i = 0; i < 100; ++i) {
+    c.send("ab");
+    CHECK_EQ(c.told(), 1);
+    CHECK_STR(next(c.in, 1), "a");
+    CHECK_EQ(c.told(), 1);
+    c.send("c");
+    CHECK_EQ(c.told(), 1);
+    CHECK_STR(next(c.in, 3), "bc");
+  }
+  OK(close(c.out));
+  CHECK_EQ(c.told(), 1);
+  int udp = OK(socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0)), listener = OK(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  OK(bind(udp, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+  OK(bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+  OK(listen(listener, 8));
+  Connection d;
+  d.watch(udp, EPOLLIN);
+  d.watch(listener, EPOLLIN);
+  socklen_t n = sizeof(address);
+  OK(getsockname(udp, reinterpret_cast<sockaddr*>(&address), &n));
+  int other = OK(socket(AF_INET, SOCK_DGRAM, 0));
+  for (int i = 0; i < 100; ++i) {
+    CHECK_EQ(d.told(), 0);
+    CHECK_EQ(sendto(other, "x", 1, 0, reinterpret_cast<sockaddr*>(&address), n), 1);
+    CHECK_EQ(d.told(), 1);
+    CHECK_STR(next(udp, 2), "x");
+  }
+  OK(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &n));
+  for (int i = 0; i < 20; ++i) {
+    int client = OK(socket(AF_INET, SOCK_STREAM, 0));
+    OK(connect(client, reinterpret_cast<sockaddr*>(&address), n));
+    CHECK_EQ(d.told(), 1);
+    OK(close(OK(accept(listener, nullptr, nullptr))));
+    OK(close(client));
+    CHECK_EQ(d.told(), 0);
+  }
+}
+
+// Who waits for room is told of it until there is none, and again.
+TEST(arrivals, room) {
+  Connection c;
+  epoll_event e{EPOLLIN | EPOLLOUT, {}};
+  OK(epoll_ctl(c.ep, EPOLL_CTL_ADD, c.out, &e));
+  OK(fcntl(c.out, F_SETFL, O_NONBLOCK));
+  size_t sent = 0, received = 0;
+  for (int round = 0; round < 3; ++round) {
+    for (;;) {
+      epoll_event out[2];
+      int n = OK(epoll_wait(c.ep, out, 2, 0));
+      const bool room = std::any_of(out, out + n, [](const epoll_event& o) { return (o.events & EPOLLOUT) != 0; });
+      std::string bytes = pattern(sent, round == 0 ? 100 : 5000);
+      ssize_t wrote = write(c.out, bytes.data(), bytes.size());
+      if (room) CHECK(wrote > 0);
+      if (wrote < 0) {
+        CHECK_EQ(errno, EAGAIN);
+        break;
+      }
+      sent += static_cast<size_t>(wrote);
+    }
+    while (received < sent) {
+      std::string got = next(c.in, 65536);
+      CHECK(got == pattern(received, got.size()));
+      received += got.size();
+      if (got.empty()) CHECK(c.told(5000) >= 1);
+    }
+    CHECK(eventually([&] {
+      epoll_event out[2];
+      int n = OK(epoll_wait(c.ep, out, 2, 0));
+      return std::any_of(out, out + n, [](const epoll_event& o) { return (o.events & EPOLLOUT) != 0; });
+    }));
+  }
+}
+
 // All sizes, in order, none twice and none lost.
 TEST(arrivals, any_sizes) {
   Connection c;

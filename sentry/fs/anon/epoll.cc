@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "sentry/base/log.h"
+#include "sentry/fiber/reactor.h"
 #include "sentry/fs/anon/node.h"
 
 namespace sbx::fs::anon {
@@ -64,6 +65,7 @@ void Epoll::forget(vfs::File& file) {
   for (Item* item : items) {
     Epoll& epoll = item->epoll;
     epoll.unready(*item);
+    epoll.host_items_ -= file.told_by_host();
     epoll.items_.erase({item->fd, item->file});
   }
 }
@@ -96,8 +98,13 @@ fiber::WaitQueue* Epoll::wait_queue() {
   return &poll_queue_;
 }
 
-u32 Epoll::readiness() {
+void Epoll::take_news() {
   take_posts();
+  if (host_items_ != 0) fiber::reactor_take_news();
+}
+
+u32 Epoll::readiness() {
+  take_news();
   while (!ready_.empty()) {
     Item* item = ready_.front();
     if (item->ready_mask() != 0) return POLLIN | POLLRDNORM;
@@ -164,6 +171,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
       file->epoll_watched = true;
       vfs::File::on_watched_end = &Epoll::forget;
       item.waiter.join(*file->wait_queue());
+      host_items_ += file->told_by_host();
       if (look == Look::kLater || item.ready_mask() != 0) item_woken(item);
       return {};
     }
@@ -187,6 +195,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
         file->epoll_watched = false;
         Item::watchers().erase(watchers);
       }
+      host_items_ -= file->told_by_host();
       items_.erase(it);
       return {};
     }
@@ -221,7 +230,7 @@ size_t Epoll::collect(epoll_event* out, size_t max, Source* sources) {
 }
 
 Result<size_t> Epoll::wait(epoll_event* out, size_t max, fiber::Deadline deadline, Source* sources) {
-  take_posts();
+  take_news();
   size_t n = collect(out, max, sources);
   if (n > 0 || deadline == 0) {
     if (!ready_.empty()) waiters_.wake_one();

@@ -51,6 +51,8 @@ class Epoll final : public vfs::File {
   void make_ready(Item& item);
   void unready(Item& item);
   static void forget(vfs::File& file);
+  // What the host knows of the files in it by now is known here afterwards.
+  void take_news();
 
   // Before anything is looked at: what its thread has posted is carried out, and if another one looks, the thread posts
   // no more.
@@ -63,6 +65,7 @@ class Epoll final : public vfs::File {
   std::shared_ptr<PostsOf> posts_;  // null: everything comes in
   i32 last_tid_ = 0;                // who changed it last,
   u32 in_a_row_ = 0;                // and how often
+  size_t host_items_ = 0;           // of files that are told_by_host()
   bool polled_ = false;             // waited for by poll(2) or another epoll
   std::map<Key, std::unique_ptr<Item>> items_;
   std::list<Item*> ready_;
