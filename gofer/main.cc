@@ -28,18 +28,6 @@ constexpr int kFirstFree = 3;
 // A copy above the standard descriptors; -1 stays -1.
 int keep(int fd) { return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, kFirstFree); }
 
-void close_all_but(std::vector<int> kept) {
-  std::sort(kept.begin(), kept.end());
-  unsigned from = 0;
-  for (int fd : kept) {
-    if (fd < 0) continue;
-    auto at = static_cast<unsigned>(fd);
-    if (at > from) (void)syscall(SYS_close_range, from, at - 1, 0);
-    from = at + 1;
-  }
-  (void)syscall(SYS_close_range, from, ~0u, 0);
-}
-
 // A /proc of our own pid namespace, mounted nowhere; -1 where the caller may not make one.
 UniqueFd own_proc() {
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC)));

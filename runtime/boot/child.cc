@@ -16,13 +16,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "runtime/boot/launch.h"
 #include "runtime/boot/stand_in.h"
 #include "runtime/host/files.h"
+#include "sentry/base/descriptors.h"
 #include "sentry/control/boot_config.h"
 
 namespace sbx::boot {
@@ -152,7 +152,7 @@ void inherit(const ChildPlan& plan, const std::vector<int>& fds) {
   __user_cap_data_struct none[2] = {};
   if (::syscall(SYS_capset, &header, none) != 0) give_up_errno(plan, "dropping capabilities");
   control::send_boot_report(plan.sync_fd, {true, ""});
-  host::close_all_but({0, 1, 2, plan.stand_in_fd, signals.get(), plan.tty});
+  close_all_but({0, 1, 2, plan.stand_in_fd, signals.get(), plan.tty});
   ::_exit(stand_in(plan.stand_in_fd, signals.get(), plan.tty, 0));
 }
 

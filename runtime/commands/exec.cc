@@ -7,7 +7,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
@@ -20,6 +19,7 @@
 #include "runtime/container/console.h"
 #include "runtime/container/control_client.h"
 #include "runtime/host/files.h"
+#include "sentry/base/descriptors.h"
 
 namespace sbx::commands {
 namespace {
@@ -181,7 +181,7 @@ void write_result(int fd, const std::string& text) {
   // The streams are the container's now: engines wait for the last holder to close them.
   int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int i = 0; i < 3; ++i) ::dup2(null_fd, i);
-  host::close_all_but({0, 1, 2, client->fd(), signals.fd(), result_fd, tty});
+  close_all_but({0, 1, 2, client->fd(), signals.fd(), result_fd, tty});
   if (::chdir("/") < 0) ::_exit(255);
   ::prctl(PR_SET_NAME, "sbx-exec");
   ::close(result_fd);

@@ -4,9 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <vector>
 
 namespace sbx::host {
 
@@ -115,18 +115,6 @@ std::string trimmed(std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
   while (!text.empty() && (text.front() == '\n' || text.front() == ' ')) text.remove_prefix(1);
   return std::string(text);
-}
-
-void close_all_but(std::vector<int> kept) {
-  std::sort(kept.begin(), kept.end());
-  unsigned from = 0;
-  for (int fd : kept) {
-    if (fd < 0) continue;
-    auto at = static_cast<unsigned>(fd);
-    if (at > from) ::close_range(from, at - 1, 0);
-    from = at + 1;
-  }
-  ::close_range(from, ~0u, 0);
 }
 
 }  // namespace sbx::host

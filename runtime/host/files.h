@@ -2,7 +2,6 @@
 #pragma once
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "sentry/base/result.h"
 #include "sentry/base/unique_fd.h"
@@ -24,7 +23,5 @@ void write_all(int fd, std::string_view data);
 // "/a//b/../c/." -> "/a/c"; relative paths are taken as below "/".
 std::string clean_path(std::string_view path);
 std::string trimmed(std::string_view text);
-// Closes every descriptor but these; negative numbers are nobody's.
-void close_all_but(std::vector<int> kept);
 
 }  // namespace sbx::host

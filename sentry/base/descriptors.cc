@@ -30,4 +30,16 @@ void make_room_for_descriptors(u32 count) {
   }
 }
 
+void close_all_but(std::vector<int> kept) {
+  std::sort(kept.begin(), kept.end());
+  unsigned from = 0;
+  for (int fd : kept) {
+    if (fd < 0) continue;
+    auto at = static_cast<unsigned>(fd);
+    if (at > from) ::close_range(from, at - 1, 0);
+    from = at + 1;
+  }
+  ::close_range(from, ~0u, 0);
+}
+
 }  // namespace sbx

@@ -118,21 +118,25 @@ void reactor_serve() {
 }
 
 void reactor_take_news() {
+  constexpr int kBatches = 64;  // of a host that has more to tell all the time
   Reactor& r = reactor();
   epoll_event events[64];
-  int n = fetch(events);
   bool leaves = false;
-  for (int i = 0; i < n; ++i) {
-    u64 token = events[i].data.u64;
-    // These two go on being told.
-    if (token == kWakeToken || token == kTimerToken) continue;
-    auto it = r.watches.find(token);
-    if (it == r.watches.end()) continue;
-    if (it->second.wakes) {
-      call(token, events[i].events);
-    } else {
-      r.left.push_back(events[i]);
-      leaves = true;
+  int n = static_cast<int>(std::ssize(events));
+  for (int batch = 0; batch < kBatches && n == std::ssize(events); ++batch) {
+    n = fetch(events);
+    for (int i = 0; i < n; ++i) {
+      u64 token = events[i].data.u64;
+      // These two go on being told.
+      if (token == kWakeToken || token == kTimerToken) continue;
+      auto it = r.watches.find(token);
+      if (it == r.watches.end()) continue;
+      if (it->second.wakes) {
+        call(token, events[i].events);
+      } else {
+        r.left.push_back(events[i]);
+        leaves = true;
+      }
     }
   }
   if (leaves) reactor_poke();

@@ -58,6 +58,8 @@ std::string next(int fd, size_t n);
 void spew(const std::string& path, const std::string& text);
 // The number behind `key` in a file like /proc/self/status; -1 when absent.
 long long field(const std::string& path, const std::string& key, int base = 10);
+// From now on this thread's call `nr` fails with `error`, by a seccomp filter of its own.
+void deny(unsigned nr, int error);
 // This binary, to be executed with "--helper NAME ARGS..." (helpers.cc).
 const char* self();
 int run_helper(int argc, char** argv);

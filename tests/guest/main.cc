@@ -1,6 +1,10 @@
 // The runner inside: main [--list] [FAMILY[.NAME]...]. One line per test, exit status 1 when one failed.
 #include <dirent.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
+
+#include <iterator>
 
 #include "guest.h"
 
@@ -115,6 +119,16 @@ long long field(const std::string& path, const std::string& key, int base) {
 }
 
 const char* self() { return self_path.c_str(); }
+
+void deny(unsigned nr, int error) {
+  sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                           BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+                           BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)),
+                           BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  sock_fprog filter{std::size(program), program};
+  OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+  OK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0));
+}
 
 static void remove_tree(const std::string& path) {
   if (DIR* dir = opendir(path.c_str())) {

@@ -19,10 +19,11 @@ constexpr size_t kMaxNesting = 5;
 
 struct Epoll::Item {
   Item(Epoll& owner, int fd, vfs::File* file)
-      : epoll(owner), fd(fd), file(file), waiter([this] { epoll.item_woken(*this); }) {}
+      : epoll(owner), fd(fd), file(file), by_host(file->told_by_host()), waiter([this] { epoll.item_woken(*this); }) {}
   Epoll& epoll;
   const int fd;
   vfs::File* const file;  // not owned, see forget()
+  const bool by_host;     // told_by_host(), which a file that ends has forgotten
   u32 events = 0;
   u64 data = 0;
   bool ready = false;
@@ -65,7 +66,7 @@ void Epoll::forget(vfs::File& file) {
   for (Item* item : items) {
     Epoll& epoll = item->epoll;
     epoll.unready(*item);
-    epoll.host_items_ -= file.told_by_host();
+    epoll.host_items_ -= item->by_host;
     epoll.items_.erase({item->fd, item->file});
   }
 }
@@ -171,7 +172,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
       file->epoll_watched = true;
       vfs::File::on_watched_end = &Epoll::forget;
       item.waiter.join(*file->wait_queue());
-      host_items_ += file->told_by_host();
+      host_items_ += item.by_host;
       if (look == Look::kLater || item.ready_mask() != 0) item_woken(item);
       return {};
     }
@@ -195,7 +196,7 @@ Result<void> Epoll::change(int op, int fd, const RefPtr<vfs::File>& file, const 
         file->epoll_watched = false;
         Item::watchers().erase(watchers);
       }
-      host_items_ -= file->told_by_host();
+      host_items_ -= item->by_host;
       items_.erase(it);
       return {};
     }
