@@ -96,7 +96,7 @@ std::string write_state_file(const State& s) {
   j["systemdUnit"] = s.systemd_unit;
   j["cgroupDirs"] = s.cgroup_dirs;
   j["ownUserNamespace"] = s.own_user_namespace;
-  j["ownPidNamespace"] = s.own_pid_namespace;
+  j["hostPidNamespace"] = s.host_pid_namespace;
   j["sandbox"] = s.sandbox;
   j["rootless"] = s.rootless;
   j["terminal"] = s.terminal;

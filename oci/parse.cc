@@ -366,7 +366,7 @@ void read_state(const Node& n, State& s) {
   n.at("systemdUnit").read(s.systemd_unit);
   n.at("cgroupDirs").read(s.cgroup_dirs);
   n.at("ownUserNamespace").read(s.own_user_namespace);
-  n.at("ownPidNamespace").read(s.own_pid_namespace);
+  n.at("hostPidNamespace").read(s.host_pid_namespace);
   n.at("sandbox").read(s.sandbox);
   n.at("rootless").read(s.rootless);
   n.at("terminal").read(s.terminal);

@@ -30,8 +30,9 @@ struct State {
   std::string systemd_unit;              // the scope that systemd made for it; empty: no --systemd-cgroup
   std::vector<std::string> cgroup_dirs;  // directories that we made or joined, children after parents
   bool own_user_namespace = false;
-  bool own_pid_namespace = true;  // asked for in the config (the sandbox always has one of its own)
-  std::string sandbox;            // id of the container whose sandbox it has joined; empty: one of its own
+  // No pid namespace in the config: its init gets the number `pid` inside, too, and is an ordinary process there.
+  bool host_pid_namespace = false;
+  std::string sandbox;  // id of the container whose sandbox it has joined; empty: one of its own
   bool rootless = false;
   bool terminal = false;
   bool no_new_privs = false;

@@ -306,7 +306,6 @@ HostResult<control::BootConfig> convert_spec(const oci::Spec& spec, const std::s
   };
   out.namespaces.own_net = own("network");
   out.namespaces.net_is_host = l.find_namespace("network") == nullptr;
-  out.namespaces.own_pid = own("pid");
   out.namespaces.own_ipc = own("ipc");
   out.namespaces.own_uts = own("uts");
   out.namespaces.own_mount = own("mount");

@@ -167,7 +167,7 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
   state.created = now_rfc3339();
   state.owner = user_name(::geteuid());
   state.own_user_namespace = spec.linux_.find_namespace("user") != nullptr;
-  state.own_pid_namespace = request.config.namespaces.own_pid;
+  state.host_pid_namespace = spec.linux_.find_namespace("pid") == nullptr;
   if (sandbox) state.sandbox = sandbox->id;
   state.rootless = settings.rootless;
   state.terminal = terminal;
@@ -259,6 +259,12 @@ HostResult<Created> create(const Settings& settings, const CreateOptions& option
 
 namespace {
 
+HostResult<control::StartRequest> start_request(const oci::State& state) {
+  if (!state.host_pid_namespace) return control::StartRequest{};
+  const std::string text = TRY(host::read_file("/proc/sys/kernel/pid_max"));
+  return control::StartRequest{state.pid, static_cast<u32>(strtoul(text.c_str(), nullptr, 10))};
+}
+
 // startContainer hooks run inside the container, with its files and namespaces, before its process.
 HostResult<void> run_start_container_hooks(Container& container) {
   std::string json = oci::write_hook_state(container.state, oci::Status::kCreated);
@@ -306,11 +312,12 @@ HostResult<void> start(Container& container) {
       return done;
     }
   }
+  const control::StartRequest request = TRY(start_request(container.state));
   ControlClient client = TRY(ControlClient::connect(container));
   // Recorded first: init may end, and somebody look, before we could.
   container.state.status = oci::Status::kRunning;
   TRY(container.save());
-  auto started = client.call_for<control::OkReply>(control::StartRequest{}, {}, 60'000);
+  auto started = client.call_for<control::OkReply>(request, {}, 60'000);
   if (!started) {
     container.state.status = oci::Status::kCreated;
     (void)container.save();

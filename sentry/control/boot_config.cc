@@ -130,7 +130,7 @@ void fields(A& a, IdMapping& v) {
 }
 template <typename A>
 void fields(A& a, NamespaceConfig& v) {
-  all(a, v.own_net, v.own_pid, v.own_ipc, v.own_uts, v.own_mount, v.own_cgroup, v.own_user, v.net_is_host, v.shares_net,
+  all(a, v.own_net, v.own_ipc, v.own_uts, v.own_mount, v.own_cgroup, v.own_user, v.net_is_host, v.shares_net,
       v.shares_ipc, v.shares_uts);
 }
 template <typename A>

@@ -178,7 +178,6 @@ struct IdMapping {
 // Namespaces as the guest shall believe them. A namespace that is not listed in the config is the host's.
 struct NamespaceConfig {
   bool own_net = false;  // new for this container; false: the host's or another's, whose addresses must not be changed
-  bool own_pid = true;
   bool own_ipc = true;
   bool own_uts = true;
   bool own_mount = true;

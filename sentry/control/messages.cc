@@ -16,7 +16,10 @@ VisibleLimits decode_limits(Decoder& in);
 namespace {
 
 // The wire number of a message is its place in the variant; the version guards against a reordering.
-void put(Encoder&, const StartRequest&) {}
+void put(Encoder& e, const StartRequest& m) {
+  e.u32v(static_cast<u32>(m.pid));
+  e.u32v(m.pid_max);
+}
 void put(Encoder& e, const SignalRequest& m) {
   e.u8v(static_cast<u8>(m.target));
   e.u32v(static_cast<u32>(m.pid));
@@ -46,7 +49,10 @@ void put(Encoder& e, const UpdateRequest& m) { encode(e, m.limits); }
 void put(Encoder&, const StatsRequest&) {}
 void put(Encoder&, const JoinRequest&) {}
 
-void get(Decoder&, StartRequest&) {}
+void get(Decoder& d, StartRequest& m) {
+  m.pid = static_cast<i32>(d.u32v());
+  m.pid_max = d.u32v();
+}
 void get(Decoder& d, SignalRequest& m) {
   m.target = static_cast<SignalTarget>(std::min<u8>(d.u8v(), static_cast<u8>(SignalTarget::kExec)));
   m.pid = static_cast<i32>(d.u32v());

@@ -27,7 +27,11 @@ constexpr size_t kMaxMessage = 160 * 1024;
 constexpr size_t kMaxFds = 64;
 
 // Lets the created init run. Error "container already started" the second time.
-struct StartRequest {};
+struct StartRequest {
+  // What the host calls it, where its pid namespace is to be the host's; 0: it is pid 1.
+  i32 pid = 0;
+  u32 pid_max = 0;  // with a pid: the host's kernel.pid_max
+};
 
 enum class SignalTarget : u8 {
   kInit,  // the container's init (guest pid 1)

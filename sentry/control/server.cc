@@ -128,9 +128,12 @@ class Connection : public RefCounted {
     self_.reset();
   }
 
-  Reply handle(StartRequest&, Packet&) {
+  Reply handle(StartRequest& r, Packet&) {
     if (container_->started)
       return error_reply(Errno::kInval, "cannot start a container that has already been started");
+    if (r.pid < 0 || (r.pid > 0 && static_cast<u32>(r.pid) >= r.pid_max))
+      return error_reply(Errno::kInval, "the container's pid is not below the host's pid_max");
+    if (r.pid > 0 && !joined_) kernel().number_as_host(r.pid, r.pid_max);
     // As runc, whose init has left its runtime behind when it comes to execve(2): the container started, and what went
     // wrong is on its own standard error (an interpreter that is missing, a foreign or broken program).
     const Streams& streams = container_->init_streams;

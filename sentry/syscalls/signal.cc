@@ -66,7 +66,7 @@ Result<i64> kill_process_group(Task& task, task::ProcessGroup* group, const SigI
 Result<i64> kill_everyone(Task& task, const SigInfo& info) {
   std::vector<RefPtr<ThreadGroup>> all;
   for (const auto& [pid, group] : kernel().groups()) {
-    if (group != kernel().init.get() && group != task.group.get()) all.emplace_back(group);
+    if (group != kernel().reaper() && group != task.group.get()) all.emplace_back(group);
   }
   if (all.empty()) return Errno::kSrch;
   for (const auto& group : all) {

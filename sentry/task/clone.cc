@@ -33,7 +33,7 @@ Result<void> check_flags(const Task& task, const CloneArgs& args) {
   if ((f & CLONE_SIGHAND) != 0 && (f & CLONE_VM) == 0) return Errno::kInval;
   if ((f & CLONE_THREAD) != 0 && (f & CLONE_SIGHAND) == 0) return Errno::kInval;
   if ((f & CLONE_NEWNS) != 0 && (f & CLONE_FS) != 0) return Errno::kInval;
-  if ((f & CLONE_PARENT) != 0 && kernel().init == task.group) return Errno::kInval;
+  if ((f & CLONE_PARENT) != 0 && kernel().reaper() == task.group.get()) return Errno::kInval;
   if ((f & CLONE_CLEAR_SIGHAND) != 0 && (f & CLONE_SIGHAND) != 0) return Errno::kInval;
   // arch_prctl(ARCH_SET_FS)'s rule, do_arch_prctl_64.
   if ((f & CLONE_SETTLS) != 0 && args.tls >= kTaskSizeMax) return Errno::kPerm;

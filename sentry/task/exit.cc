@@ -22,8 +22,8 @@ ThreadGroup* new_parent_for_orphans(ThreadGroup& dying) {
   for (ThreadGroup* p = dying.parent; p != nullptr; p = p->parent) {
     if (p->child_subreaper && p->alive() && !p->exiting) return p;
   }
-  ThreadGroup* init = kernel().init.get();
-  return init != &dying ? init : nullptr;
+  ThreadGroup* reaper = kernel().reaper();
+  return reaper != &dying ? reaper : nullptr;
 }
 
 void reparent_children(ThreadGroup& dying) {
@@ -39,8 +39,7 @@ void reparent_children(ThreadGroup& dying) {
       send_to_group(*child, info);
     }
     for (Task* task : child->tasks) task->publish_identity();
-    if (heir == nullptr) continue;  // init itself dies: everything does
-    heir->children.push_back(child);
+    if (heir != nullptr) heir->children.push_back(child);
     if (child->zombie && !child->tracer_first) notify_parent_of_exit(*child);
   }
 }

@@ -23,6 +23,12 @@ Container& Kernel::current_container() const {
   return task != nullptr ? *task->group->container : *container;
 }
 
+void Kernel::number_as_host(i32 pid, u32 host_pid_max) {
+  numbered_as_host_ = true;
+  last_pid_ = pid - 1;
+  pid_max = host_pid_max;
+}
+
 Result<i32> Kernel::allocate_pid() {
   constexpr i32 kReserved = 300;  // after a wrap, as Linux: low pids are not reused
   for (u32 tries = 0; tries < pid_max; ++tries) {

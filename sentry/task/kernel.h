@@ -33,7 +33,7 @@ class Kernel {
   RefPtr<Container> container = make_ref<Container>();  // the one the sandbox was made for
   u64 boot_time_ns = 0;                                 // CLOCK_MONOTONIC at start
   std::string boot_id;                                  // /proc/sys/kernel/random/boot_id
-  RefPtr<ThreadGroup> init;                             // pid 1; null before start
+  RefPtr<ThreadGroup> init;                             // the first process, with which all end; null before start
   u32 pid_max = 32768;
   u64 processes_started = 0;  // "processes" of /proc/stat
 
@@ -43,6 +43,11 @@ class Kernel {
   // Of task.file_read the stub could copy so many bytes only (hostile): does the rest, and returns what the call does.
   i64 (*finish_file_read)(Task& task, u64 copied) = nullptr;
 
+  // The container's pid namespace is to be the host's: the next process, its init, gets the number that it has there,
+  // and is an ordinary process. There is no pid 1 to be seen, nor anybody else of the host.
+  void number_as_host(i32 pid, u32 host_pid_max);
+  // Whom the kernel protects from signals, and who inherits orphans: init, or null if the host's is not to be seen.
+  ThreadGroup* reaper() const { return numbered_as_host_ ? nullptr : init.get(); }
   Result<i32> allocate_pid();
   Task* find_task(i32 tid) const;
   ThreadGroup* find_group(i32 pid) const;  // alive or zombie
@@ -77,6 +82,7 @@ class Kernel {
   std::map<i32, ThreadGroup*> groups_;
   std::map<i32, ProcessGroup*> process_groups_;
   i32 last_pid_ = 0;
+  bool numbered_as_host_ = false;
   bool pid_in_use(i32 pid) const;
 };
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr SigSet kStopSignals = bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU);
 
-bool is_init(const ThreadGroup& group) { return kernel().init.get() == &group; }
+bool is_init(const ThreadGroup& group) { return kernel().reaper() == &group; }
 
 // Whether sending has no effect at all (kernel/signal.c sig_ignored): blocked signals are kept, their action may
 // change.

@@ -53,6 +53,11 @@ run --security-opt seccomp=unconfined $I mkdir /x; echo $?; rm $p
     ("masked-paths", "run $I sh -c 'exec 2>&1; cat /proc/keys /proc/timer_list 2>/dev/null | wc -c; echo 1 >/proc/sys/kernel/domainname; ls /sys/firmware | wc -l'"),
     ("sysctl", "run --sysctl net.core.somaxconn=4242 --sysctl kernel.msgmax=9000 $I cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax"),
     ("user", "run -u nobody $I sh -c 'exec 2>&1; id; touch /f; ls -ld /root; cat /etc/shadow'; run -u 4000000000 $I id -u"),
+    ("host-pids", r"""
+bg --name ph --pid host $I sh -c 'echo $$; sleep 1000 & wait'; wait_for sh -c "$D logs ph | grep ."
+[ "$(docker logs ph)" = "$(docker inspect -f '{{.State.Pid}}' ph)" ]; echo $?; docker exec ph sh -c 'kill -0 '$(docker logs ph); echo $?
+docker stop -t 20 ph; docker inspect -f '{{.State.ExitCode}}' ph; run --pid host $I sh -c 'sleep 0 & cat /proc/$!/status 2>/dev/null | grep -c State; [ $! -gt $$ ]; (sleep 0.1; exit 4) & wait $!; echo $?'
+"""),
     ("process-namespaces", r"""
 bg --name pn $I sleep 100; run --pid container:pn $I sh -c 'ps -e | grep -c sleep; readlink /proc/1/exe; kill -0 1; echo $?; kill -KILL 1; echo $?'; run --pid container:pn $I sh -c 'exit 9'; echo $?
 bg --name pm --pid container:pn $I sh -c 'trap "exit 3" TERM; sleep 2000 & echo up; while :; do sleep 0.1; done'; wait_for sh -c "$D logs pm | grep up"; docker exec pm sh -c 'ps -e | grep -c sleep; hostname' | sed 's/[0-9a-f]\{12\}/ID/'

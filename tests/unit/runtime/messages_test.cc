@@ -14,7 +14,7 @@ std::vector<Request> all_requests() {
   exec.stdio_present[0] = false;
   exec.tied = true;
   exec.extra_fds = 2;
-  return {StartRequest{},
+  return {StartRequest{77, 4096},
           SignalRequest{SignalTarget::kExec, 3, 15, 4},
           exec,
           WaitRequest{7},
