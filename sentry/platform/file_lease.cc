@@ -25,6 +25,7 @@ COUNTER(closes_seen, "platform.late_closes", "calls that found descriptors their
 constexpr u32 kMostLuck = 16;
 constexpr u32 kSeldom = 16;            // without luck, so many opens go by between two tries
 constexpr u64 kMostAhead = 16 * 1024;  // a file longer than that is not read ahead
+constexpr u64 kLibraryHead = 1024;     // but so many bytes of a library, which its loader looks at
 
 std::vector<FileLease*>& leases_out() {
   static auto* all = new std::vector<FileLease*>;
@@ -86,13 +87,16 @@ void take_back_positions() {
 // many are there; 0: none, or not worth while, or not without waiting for a disk.
 u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
   SlotArea& area = *host_->process->area;
-  if (!opens_file() || terms.fd < 0 || terms.size == 0 || terms.size > kMostAhead || out_count_ != 0) return 0;
-  if (area.luck == 0 && ++area.passed_by % kSeldom != 0) return 0;
-  iovec to{host_->window() + kCopyInBytes, terms.size};
+  if (!opens_file() || terms.fd < 0 || terms.size == 0 || out_count_ != 0) return 0;
+  const bool whole = terms.size <= kMostAhead;
+  if (!whole && !terms.file->library()) return 0;
+  if (whole && area.luck == 0 && ++area.passed_by % kSeldom != 0) return 0;
+  const u64 wanted = whole ? terms.size : kLibraryHead;
+  iovec to{host_->window() + kCopyInBytes, wanted};
   ssize_t got = preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);
   // Overlays on the host do not know that. The read that would follow would wait as long.
   if (got < 0 && errno == EOPNOTSUPP) got = preadv2(terms.fd, &to, 1, 0, 0);
-  if (got != static_cast<ssize_t>(terms.size)) return 0;
+  if (got != static_cast<ssize_t>(wanted)) return 0;
   files_read_ahead.add();
   return static_cast<u32>(got);
 }
@@ -116,7 +120,7 @@ bool GuestThreadImpl::take_closes(u64 table, Closes& closes) {
 RefPtr<SlotArea> GuestThreadImpl::area_to_lend(int fd, u64 table) {
   if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return nullptr;
   if (static_cast<u32>(fd) >= kMaxLeases) return nullptr;
-  if (platform_.options.report_all_syscalls || watch_.before || watch_.after || watch_.text) return nullptr;
+  if (!answers_calls()) return nullptr;
   RefPtr<SlotArea> area = host_->process->area;
   if (area->lease_table == 0) area->lease_table = table;
   return area->lease_table == table ? area : nullptr;

@@ -23,6 +23,9 @@ class WindowFile final : public RefCounted {
   // A copy fell short, as always where the host cannot map the file. After a few nobody tries again.
   void fell_short() { ++shorts_; }
   bool usable() const { return shorts_ < kMostShorts; }
+  // A loader has mapped it as a shared library: the next one reads its head first.
+  void set_library() { library_ = true; }
+  bool library() const { return library_; }
   // What is known of the file, or shown of it, is about to change: no process may go by what it was told
   // (file_lease.h).
   void take_back_positions();
@@ -34,6 +37,7 @@ class WindowFile final : public RefCounted {
   friend class FileLease;
   friend class GuestThreadImpl;
   bool retired_ = false;
+  bool library_ = false;
   u32 shorts_ = 0;
   u32 lent_ = 0;  // positions that are out
 };

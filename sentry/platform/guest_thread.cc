@@ -1,7 +1,9 @@
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "sentry/base/counters.h"
@@ -192,11 +194,21 @@ Result<void> GuestThreadImpl::prepare_clone(CloneRequest::Kind kind) {
 
 // A stub that spins for the answer rings when nobody polls for it any more, which is so once this fiber parks; one that
 // was interrupted in its doorbell rings again.
-int GuestThreadImpl::lend_when_rung(int fd) {
+int GuestThreadImpl::lend_when_rung(std::span<int> fds) {
+  size_t done = 0;
   for (int tries = 0; tries < 1000; ++tries) {
     if (lost_ || !host_ || host_->where != Where::kSentry || host_->process->dead) return -ESRCH;
-    int theirs = platform_.lend_fd(*host_, fd);
-    if (theirs != -ENOENT) return theirs;
+    {
+      KeptHere kept(*host_);
+      int theirs = 0;
+      for (; done < fds.size(); ++done) {
+        theirs = platform_.add_fd(host_->notif, fds[done]);
+        if (theirs < 0) break;
+        fds[done] = theirs;
+      }
+      if (theirs >= 0) return 0;
+      if (theirs != -ENOENT) return theirs;
+    }
     ringing_for_ = fiber::current();
     fiber::park_until(fiber::now_ns() + kMs);
     ringing_for_ = nullptr;
@@ -284,26 +296,58 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
   if (fork) platform_.make_spare_area(index);
 }
 
+bool GuestThreadImpl::answers_calls() const {
+  return !platform_.options.report_all_syscalls && !watch_.before && !watch_.after && !watch_.text;
+}
+
 void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
   if (lost_ || !host_) return;
-  int fd = -1;
+  // Each descriptor once, closed with the last mapping of it.
+  std::array<int, 1 + kMostMapNext> ours, theirs;
+  size_t fds = 0;
+  auto place_of = [&](int fd) {
+    const size_t at = static_cast<size_t>(std::find(ours.begin(), ours.begin() + fds, fd) - ours.begin());
+    if (at == fds) ours[fds++] = fd;
+    return at;
+  };
   if (request.source.fd >= 0) {
-    fd = lend_when_rung(request.source.fd);
+    place_of(request.source.fd);
+    for (const MapNext& next : request.next) place_of(next.source.fd);
+    theirs = ours;
+    const int lent = lend_when_rung({theirs.data(), fds});
     if (lost_) return;
-    if (fd < 0) {
-      finish(Command::kReturn, fd);
+    if (lent < 0) {
+      finish(Command::kReturn, lent);
       return;
     }
   }
+  const int fd = fds == 0 ? -1 : theirs[0];
   auto& op = *reinterpret_cast<MapOp*>(host_->window());
+  auto* next_op = reinterpret_cast<MapNextOp*>(host_->window() + sizeof(MapOp));
   op = {};
+  op.next = static_cast<u32>(request.next.size());
+  for (size_t i = 0; i < request.next.size(); ++i) {
+    const MapNext& next = request.next[i];
+    next_op[i] = {};
+    next_op[i].op.addr = next.at;
+    next_op[i].op.length = next.length;
+    next_op[i].op.prot = next.prot;
+    next_op[i].op.flags = MAP_PRIVATE | MAP_FIXED;
+    next_op[i].op.offset = next.source.offset;
+    next_op[i].op.fd = theirs[place_of(next.source.fd)];
+    next_op[i].offset = next.offset;
+    auto again = [&](const MapNext& later) { return later.source.fd == next.source.fd; };
+    const bool last = std::none_of(request.next.begin() + static_cast<ptrdiff_t>(i) + 1, request.next.end(), again);
+    next_op[i].op.close_fd = last;
+  }
   op.addr = request.addr;
   op.length = request.length;
   op.prot = request.prot;
   op.flags = request.flags;
   op.offset = request.source.offset;
   op.fd = fd;
-  op.close_fd = fd >= 0;
+  op.close_fd = fd >= 0 && std::none_of(request.next.begin(), request.next.end(),
+                                        [&](const MapNext& next) { return next.source.fd == request.source.fd; });
   op.unmap = request.unmap;
   op.report = request.report;
   finish(Command::kMmap, 0);
@@ -373,6 +417,9 @@ void GuestThreadImpl::send_identity() {
   SlotIdentity& s = host_->slot().identity;
   s = {identity_.pid, identity_.tid, identity_.ppid, identity_.uid, identity_.euid, identity_.gid, identity_.egid};
   __atomic_store_n(&host_->slot().unset_actions, identity_.unset_actions, __ATOMIC_RELAXED);
+  host_->slot().stack_limit[0] = identity_.stack_limit;
+  host_->slot().stack_limit[1] = identity_.stack_limit_max;
+  host_->slot().has_stack_limit = identity_.has_stack_limit;
 }
 
 RefPtr<AddressSpace> GuestThreadImpl::address_space() const {

@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -164,6 +165,7 @@ class GuestThreadImpl final : public GuestThread {
   Result<void> prepare_clone(CloneRequest::Kind kind) override;
   void resume_clone(const CloneRequest& request, GuestThread& child) override;
   void resume_exit() override;
+  bool answers_calls() const override;
   void resume_mmap(const MmapRequest& request) override;
   Result<void> exec(const ExecImage& image) override;
   void resume_exec() override;
@@ -230,7 +232,12 @@ class GuestThreadImpl final : public GuestThread {
   const u8* copied(u64 addr, size_t n) const;
   void send_identity();
   // A descriptor of ours in the table of the stub; -errno. Parks until the stub sleeps in its doorbell.
-  int lend_when_rung(int fd);
+  // 0 or -errno; the numbers are the stub's then.
+  int lend_when_rung(std::span<int> fds);
+  int lend_when_rung(int fd) {
+    const int error = lend_when_rung({&fd, 1});
+    return error < 0 ? error : fd;
+  }
   u32 file_orders();
   u32 read_ahead(const LeaseTerms& terms);
   void note_windows(RequestKind kind);

@@ -138,7 +138,15 @@ struct MapOp {
   u32 close_fd;
   u32 unmap;   // munmap instead
   u32 report;  // kMapped before the call returns
+  u32 next;    // so many MapNextOp follow
 };
+
+// A mapping at `op.addr` bytes from the start of the one before them; `offset`: of the call that will ask for it.
+struct MapNextOp {
+  MapOp op;
+  u64 offset;
+};
+constexpr u32 kMostMapNext = 6;
 
 struct CopyOp {
   u64 addr;
@@ -323,6 +331,8 @@ struct alignas(64) Slot {
   u32 no_names;                        // sentry: known errors of paths are not for this thread
   u32 positions;                       // sentry: the leases of the process are of this thread's descriptors
   u32 futex_luck, futex_passed;        // stub: how often looking at a futex word paid lately; waits without a look
+  u32 has_stack_limit;                 // sentry
+  u64 stack_limit[2];                  // sentry: RLIMIT_STACK, soft and hard
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

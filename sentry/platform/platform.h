@@ -118,12 +118,24 @@ struct ExecImage {
   u64 mmap_top;      // where the host is to look for free areas from (hint, may be 0)
 };
 
+// What comes next: see MmapRequest::next.
+struct MapNext {
+  u64 at, length;  // bytes from the start of the mapping before; page aligned
+  u64 offset;      // in the guest's file, as its call will say
+  u32 prot;
+  MapSource source;
+};
+
 struct MmapRequest {
   u64 addr, length;
   u32 prot, flags;  // MAP_* already reduced to what the stub's filter knows
   MapSource source;
   bool unmap = false;   // munmap [addr, addr + length) instead
   bool report = false;  // the next entry is kMapped, which says where
+  // What a loader's next calls will ask for, from the same descriptor, private and at fixed places in this mapping. It
+  // is made along with it, and the stub answers these calls as long as they come one after the other and nothing else
+  // comes between. At most kMostMapNext; not with `report`.
+  std::vector<MapNext> next = {};
 };
 
 // One guest address space: a stub process (or several sharing memory) with its slots.
@@ -164,6 +176,8 @@ class GuestThread {
   // Ends this host thread only (exit of one thread of several).
   virtual void resume_exit() = 0;
   // mmap of host file descriptors: the stub maps and returns the address or -errno to the guest by itself.
+  // Whether the stub answers calls of this thread that the sentry need not see: nobody looks on.
+  virtual bool answers_calls() const = 0;
   virtual void resume_mmap(const MmapRequest& request) = 0;
   // Replaces the image: this GuestThread continues in a fresh stub process, whose next entry is the new program's first
   // syscall. The thread's old host process (as kill_host_process(): a vfork parent lives on) is killed. May park (a new
@@ -237,6 +251,9 @@ class GuestThread {
     u32 uid, euid, gid, egid;
     // Signals (bit: number less one) whose struct sigaction is all zero, for queries; may leave some out.
     u64 unset_actions;
+    // RLIMIT_STACK, which each program asks for when it starts; not to be told by the stub: has_stack_limit is false.
+    u64 stack_limit, stack_limit_max;
+    bool has_stack_limit;
   };
   virtual void set_identity(const Identity& id) = 0;
 

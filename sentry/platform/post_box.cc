@@ -68,7 +68,7 @@ void PostBox::close() {
 
 RefPtr<PostBox> GuestThreadImpl::open_posts(int epoll) {
   if (!host_ || lost_ || entry_.kind != EntryKind::kSyscall || host_->where != Where::kSentry) return nullptr;
-  if (platform_.options.report_all_syscalls || watch_.before || watch_.after || watch_.text) return nullptr;
+  if (!answers_calls()) return nullptr;
   RefPtr<SlotArea> area = host_->process->area;
   if (area->post_box != nullptr || epoll < 0) return nullptr;
   return make_ref<PostBox>(std::move(area), host_->index, epoll);

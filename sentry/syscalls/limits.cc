@@ -21,6 +21,9 @@ Result<void> set_limit(Task& task, ThreadGroup& group, u32 resource, const rlimi
   if (wanted.rlim_max > slot.rlim_max && !task.creds->capable(CAP_SYS_RESOURCE)) return Errno::kPerm;
   slot = wanted;
   if (resource == RLIMIT_AS || resource == RLIMIT_DATA) group.apply_memory_limits();
+  if (resource == RLIMIT_STACK) {
+    for (Task* each : group.tasks) each->publish_identity();
+  }
   return {};
 }
 

@@ -4,7 +4,10 @@
 #include <sys/mount.h>
 
 #include "sentry/base/counters.h"
+#include "sentry/loader/library.h"
+#include "sentry/platform/file_window.h"
 #include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/user_io.h"
 #include "sentry/task/kernel.h"
 #include "sentry/task/ptrace.h"
 
@@ -15,6 +18,23 @@ constexpr u64 kTypeMask = 0x0f;
 constexpr u64 kIgnored = MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_STACK | MAP_NONBLOCK | MAP_LOCKED |
                          MAP_POPULATE;  // hints, or rights a guest does not have over the host
 constexpr u64 kPassed = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE;
+
+// Whether a loader maps a shared library: then its next calls are known, too (loader/library.h).
+void add_next(Task& task, const vfs::MapHandle& handle, u64 asked_flags, bool patched, platform::MmapRequest& request) {
+  if (request.addr != 0 || asked_flags != (MAP_PRIVATE | MAP_DENYWRITE) || !handle.steady ||
+      handle.known_as == nullptr || request.source.fd != handle.host_fd || request.source.offset != handle.offset ||
+      task.trace)
+    return;
+  platform::Platform& platform = *task::kernel().platform;
+  for (const loader::LibrarySegment& segment :
+       loader::segments_behind(handle.host_fd, handle.offset, request.length, request.prot)) {
+    platform::MapSource source{handle.host_fd, handle.offset + segment.offset};
+    if (patched && segment.prot == (PROT_READ | PROT_EXEC)) source = platform.text(source, segment.length);
+    request.next.push_back({segment.at, segment.length, segment.offset, segment.prot, source});
+  }
+  if (request.next.size() > platform::kMostMapNext) request.next.clear();
+  if (!request.next.empty()) handle.known_as->set_library();
+}
 
 // The stub does it and goes on by itself; to a tracer the call's end has to be shown first.
 Result<i64> map(Task& task, platform::MmapRequest& request) {
@@ -76,8 +96,11 @@ Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags
       if (type == MAP_PRIVATE && prot.v == (PROT_READ | PROT_EXEC) && handle.steady && runs_it) {
         request.source = task::kernel().platform->text(request.source, page_up(length));
       }
+      const bool may_run = !file->path().mount || (file->path().mount->flags & MS_NOEXEC) == 0;
+      if (may_run && task.thread->answers_calls()) add_next(task, handle, flags.v, runs_it, request);
     }
   }
+  if (file) lend_position(task, fd, file);  // the loader closes it when it has mapped it
   return map(task, request);
 }
 

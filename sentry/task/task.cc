@@ -62,6 +62,9 @@ void Task::publish_identity() {
   id.gid = creds->gid;
   id.egid = creds->egid;
   if (!seccomp || seccomp->always_allows(SYS_rt_sigaction)) id.unset_actions = group->actions->unset();
+  id.has_stack_limit = !seccomp || seccomp->always_allows(SYS_prlimit64);
+  id.stack_limit = group->limits[RLIMIT_STACK].rlim_cur;
+  id.stack_limit_max = group->limits[RLIMIT_STACK].rlim_max;
   thread->set_identity(id);
   publish_watch();
 }

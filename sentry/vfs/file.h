@@ -10,6 +10,10 @@
 #include "sentry/vfs/dentry.h"
 #include "sentry/vfs/io.h"
 
+namespace sbx::platform {
+class WindowFile;
+}
+
 namespace sbx::vfs {
 
 // Somebody who gets SIGIO (F_SETOWN); implemented by task/.
@@ -28,8 +32,9 @@ namespace sbx::vfs {
 // A host descriptor that backs mappings of a file, lent by the file for the time of the call that maps.
 struct MapHandle {
   int host_fd = -1;
-  u64 offset = 0;       // of the file's byte 0 within host_fd
-  bool steady = false;  // a change of the bytes shows in the host file's times
+  u64 offset = 0;                            // of the file's byte 0 within host_fd
+  bool steady = false;                       // a change of the bytes shows in the host file's times
+  platform::WindowFile* known_as = nullptr;  // what windows know it by, if it has such; borrowed
 };
 
 // How an ioctl reaches its caller's memory and identity; implemented by syscalls/.

@@ -271,6 +271,7 @@ Result<vfs::MapHandle> GoferFile::map_handle(bool shared_write) {
     // Never one that could write: a stub decides by itself how it maps what it holds.
     handle.host_fd = TRY(inode_->read_only_descriptor());
     handle.steady = !inode_->was_mapped_shared();
+    handle.known_as = inode_->windows().get();
   }
   return handle;
 }

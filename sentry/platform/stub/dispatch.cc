@@ -100,6 +100,28 @@ i64 copy_results(Slot& slot) {
   return ret;
 }
 
+// What the guest's next calls are expected to map (known_map in native.cc). Nobody else is here to see it early.
+void map_next(const Context& ctx, const MapOp& first, i64 base) {
+  ProcessData& p = process();
+  auto* next = reinterpret_cast<const MapNextOp*>(window(*ctx.slot) + sizeof(MapOp));
+  bool fits = !failed(base) && p.threaded == 0;
+  u32 made = 0;
+  for (u32 i = 0; i < first.next && i < kMostMapNext; ++i) {
+    MapNextOp op = next[i];
+    const u64 length = page_up(first.length);
+    fits = fits && op.op.addr <= length && op.op.length <= length - op.op.addr;
+    if (!fits) {
+      if (op.op.close_fd != 0) sys6(kNrClose, static_cast<u64>(op.op.fd));
+      continue;
+    }
+    op.op.addr += static_cast<u64>(base);
+    fits = run_map_op(op.op) == static_cast<i64>(op.op.addr);
+    if (fits) p.ready_map[made++] = {op.op.addr, op.op.length, op.offset, op.op.prot, ctx.args[4]};
+  }
+  p.next_map = 0;
+  p.maps_left = made;
+}
+
 void mmap_by_sentry(Context& ctx) {
   const MapOp op = *reinterpret_cast<const MapOp*>(window(*ctx.slot));
   bool fixed = (op.flags & (kMapFixed | kMapFixedNoreplace)) != 0 || op.unmap != 0;
@@ -110,6 +132,7 @@ void mmap_by_sentry(Context& ctx) {
     at = run_map_op(op);
   }
   if (!failed(at) && (op.flags & 1) != 0) note_shared(static_cast<u64>(at), op.length);
+  if (op.next != 0) map_next(ctx, op, at);
   ctx.regs->rax = static_cast<u64>(at);
   if (op.report == 0) return;
   ctx.slot->args[0] = static_cast<u64>(at);
@@ -219,6 +242,8 @@ void handle_syscall(Context& ctx) {
   Slot& slot = *ctx.slot;
   u32 nr = static_cast<u32>(regs.rax);
   i64 ret = 0;
+  // Anything else than the calls that were expected.
+  if (process().maps_left != 0 && nr != kNrMmap) process().maps_left = 0;
   if (nr == kNrSigreturn) {
     if (ctx.uc != nullptr)
       guest_sigreturn(ctx);

@@ -18,10 +18,25 @@ u64 now(u32 clock) {
 
 bool bad_time(const TimeSpec& t) { return t.sec < 0 || t.nsec < 0 || t.nsec >= 1000000000; }
 
+// A mapping that was made along with the one before (map_next in dispatch.cc).
+bool known_map(const u64* a, i64& ret) {
+  constexpr u64 kFlags = kMapPrivate | kMapFixed | 0x800;  // DENYWRITE, as loaders have it
+  ProcessData& p = process();
+  if (p.maps_left == 0) return false;
+  const auto& ready = p.ready_map[p.next_map++];
+  const bool known = a[0] == ready.at && a[1] == ready.length && a[2] == ready.prot && a[3] == kFlags &&
+                     static_cast<u32>(a[4]) == static_cast<u32>(ready.fd) && a[5] == ready.offset;
+  p.maps_left = known ? p.maps_left - 1 : 0;
+  ret = static_cast<i64>(a[0]);
+  return known;
+}
+
 bool do_mmap(Context& ctx, i64& ret) {
   const u64* a = ctx.args;
   u64 flags = a[3] & ~kMapIgnored;
-  if ((flags & kMapAnon) == 0 || (flags & ~kMapNative) != 0 || (a[2] & ~7ull) != 0) return false;
+  if ((flags & kMapAnon) == 0) return known_map(a, ret);
+  process().maps_left = 0;
+  if ((flags & ~kMapNative) != 0 || (a[2] & ~7ull) != 0) return false;
   if ((flags & (kMapFixed | kMapFixedNoreplace)) != 0) {
     if (touches_reserved(a[0], a[1])) {
       ret = -((flags & kMapFixedNoreplace) != 0 ? 17 : kEnomem);
@@ -461,6 +476,18 @@ bool do_sigaction(const Context& ctx, i64& ret) {
   return true;
 }
 
+// prlimit64(0, RLIMIT_STACK, NULL, to)
+bool do_stack_limit(const Context& ctx, i64& ret) {
+  constexpr u64 kStack = 3;
+  const Slot& slot = *ctx.slot;
+  const u64* a = ctx.args;
+  if (static_cast<u32>(a[0]) != 0 || static_cast<u32>(a[1]) != kStack || a[2] != 0 || a[3] == 0) return false;
+  if (slot.has_stack_limit == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
+  const u64 limit[2] = {slot.stack_limit[0], slot.stack_limit[1]};
+  ret = copy_out(a[3], limit, sizeof(limit)) ? 0 : -kEfault;
+  return true;
+}
+
 }  // namespace
 
 bool is_seen(u32 nr, u32 see) {
@@ -617,6 +644,7 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
       slot.robust_head = a[0];
       ret = 0;
       return true;
+    case kNrPrlimit64: return do_stack_limit(ctx, ret);
     case kNrRseq: ret = -kEnosys; return true;
     case kNrGetrusage: return do_getrusage(ctx, ret);
     default: return false;

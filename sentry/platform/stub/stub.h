@@ -107,6 +107,11 @@ struct ProcessData {
   u32 threaded;      // other threads have run, or may run, in this memory
   u32 file_windows;  // some may be mapped
   u32 traps;         // so far, until there are many
+  // Mappings that were made ahead of the guest's next calls (MmapRequest::next): so many are left, from that one on.
+  u32 maps_left, next_map;
+  struct ReadyMap {
+    u64 at, length, offset, prot, fd;
+  } ready_map[kMostMapNext];
   FrameModel frame;
   u32 seen[kSeenSites];                  // sites that have trapped, by hash: low half of the address
   SharedRange shared[kMaxSharedRanges];  // where text must not be patched: the bytes are not ours alone
@@ -175,6 +180,7 @@ enum Nr : u32 {
   kNrSigaltstack = 131,
   kNrArchPrctl = 158,
   kNrPrctl = 157,
+  kNrPrlimit64 = 302,
   kNrGettid = 186,
   kNrFutex = 202,
   kNrOpenat = 257,

@@ -1,0 +1,23 @@
+// Shared libraries as the dynamic loader of the C library maps them.
+#pragma once
+#include <vector>
+
+#include "sentry/base/types.h"
+
+namespace sbx::loader {
+
+// So many bytes at a library's start are what its loader reads of it, as a rule.
+constexpr u64 kLibraryHead = 1024;
+
+struct LibrarySegment {
+  u64 at, length;  // in the library's image
+  u64 offset;      // in the file
+  u32 prot;
+};
+
+// Behind a first mapping of `length` bytes from the start of the file open as `fd` (its byte 0 at `base`): what glibc
+// maps over it next, in that order (elf/dl-map-segments.h, _dl_map_segments). None if the first mapping is not just
+// what it makes of that file.
+std::vector<LibrarySegment> segments_behind(int fd, u64 base, u64 length, u32 prot);
+
+}  // namespace sbx::loader
