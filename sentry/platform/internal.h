@@ -295,7 +295,11 @@ class PlatformImpl final : public Platform {
   void run() override;
   void stop() override;
   void host_child_exited(i32 pid, i32 wait_status) override;
-  void names_changed() override { __atomic_fetch_add(&board_->names, 1, __ATOMIC_SEQ_CST); }
+  void names_changed() override;
+  void name_touched(std::string_view name) override;
+  u64 name_changes() const override { return name_changes_; }
+  void tell_all(u32 nr, const u64* args, std::string_view path, i64 error) override;
+  void tell_nobody() override;
   void views_differ() override { __atomic_store_n(&board_->views_differ, 1, __ATOMIC_SEQ_CST); }
   std::string debug_state() const override;
 
@@ -385,6 +389,7 @@ class PlatformImpl final : public Platform {
   HostResult<UniqueFd> make_board();
   HostResult<void> make_template();
   Board* board_ = nullptr;  // for good
+  u64 name_changes_ = 0;
 
   UniqueFd listener_;
   PatchedText patched_text_;

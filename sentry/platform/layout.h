@@ -33,10 +33,12 @@ constexpr u64 kStubDataBytes = 0x10000;
 
 // What the process has learned about names (stub/names.cc): its own memory.
 constexpr u64 kNamesBase = 0x70060000;
-constexpr u64 kNamesBytes = 0x10000;
-// A page that the sentry writes and all stubs read.
+constexpr u64 kNamesBytes = 0x18000;
+// What the sentry writes and all stubs read.
 constexpr u64 kBoard = 0x70080000;
-constexpr u64 kBoardBytes = 0x1000;
+constexpr u64 kBoardBytes = 0x33000;
+// Many: a path has ten components, and none is to meet a compiler's temporary files.
+constexpr u32 kNameBuckets = 2048;
 struct Board {
   // Grows with every call that may change what a path leads to, or who may go there, before the call returns. An error
   // that a path gave, where all directories on its way change by our calls only (kSteadyName), is so as long as this is
@@ -47,6 +49,12 @@ struct Board {
   // Not 0: about as many threads as processors, or fewer: who waits for another may as well keep his processor for a
   // while.
   unsigned long long roomy;
+  // Instead of `names`, where a call only makes or removes a name: of those that hash to it.
+  unsigned touched[kNameBuckets];
+  unsigned spare;
+  // Not 0: the table of errors that follows (name_table.h) is nobody's any more. All who read it are one user and see
+  // one tree, or there is none.
+  unsigned no_table;
 };
 
 constexpr u64 kStacksBase = 0x71000000;

@@ -336,6 +336,15 @@ class Platform {
   virtual void host_child_exited(i32 pid, i32 wait_status) = 0;
   // Somebody changed what paths lead to, or may: what stubs know of it holds no longer (Board).
   virtual void names_changed() = 0;
+  // The same where only a name was made or removed, in whatever directory.
+  virtual void name_touched(std::string_view name) = 0;
+  // How often either was said.
+  virtual u64 name_changes() const = 0;
+  // Call `nr` gives that error for that path, whoever asks, and nothing was said of a change since it began: stubs may
+  // know. For calls of name_call() (name_table.h) and what stubs keep.
+  virtual void tell_all(u32 nr, const u64* args, std::string_view path, i64 error) = 0;
+  // For good: not everybody is to know what others were told, or would be told the same.
+  virtual void tell_nobody() = 0;
   // For good: tasks that share a memory, and so what stubs know, have different roots or mounts.
   virtual void views_differ() = 0;
 

@@ -1,6 +1,9 @@
 // The typed event point of every emulated call: counters, strace and the monitor hang here.
 #include <fcntl.h>
+#include <linux/prctl.h>
 #include <sys/syscall.h>
+
+#include <optional>
 
 #include "sentry/base/counters.h"
 #include "sentry/syscalls/strace.h"
@@ -14,11 +17,11 @@ namespace {
 enum class Names : u8 { kNone, kLooked, kChanged };
 
 // Whether a call looks for one path and does nothing else, or changes what paths lead to and who may go there. By far
-// most are neither.
+// most are neither. Of names that are made, moved or removed, and of directories' rights, vfs keeps note (vfs/walk.h).
 Names names_of(u32 nr, const u64* args) {
   switch (nr) {
-    case SYS_open: return (args[1] & O_CREAT) != 0 ? Names::kChanged : Names::kLooked;
-    case SYS_openat: return (args[2] & O_CREAT) != 0 ? Names::kChanged : Names::kLooked;
+    case SYS_open: return (args[1] & O_CREAT) != 0 ? Names::kNone : Names::kLooked;
+    case SYS_openat: return (args[2] & O_CREAT) != 0 ? Names::kNone : Names::kLooked;
     case SYS_stat:
     case SYS_lstat:
     case SYS_access:
@@ -26,34 +29,20 @@ Names names_of(u32 nr, const u64* args) {
     case SYS_newfstatat:
     case SYS_readlinkat:
     case SYS_faccessat: return Names::kLooked;
-    case SYS_openat2:
-    case SYS_creat:
-    case SYS_rename:
-    case SYS_mkdir:
-    case SYS_rmdir:
-    case SYS_link:
-    case SYS_unlink:
-    case SYS_symlink:
-    case SYS_chmod:
-    case SYS_fchmod:
-    case SYS_chown:
-    case SYS_fchown:
-    case SYS_lchown:
-    case SYS_mknod:
-    case SYS_mkdirat:
-    case SYS_mknodat:
-    case SYS_fchownat:
-    case SYS_unlinkat:
-    case SYS_renameat:
-    case SYS_linkat:
-    case SYS_symlinkat:
-    case SYS_fchmodat:
-    case SYS_renameat2:
-    case 452:  // fchmodat2
+    case SYS_prctl:
+      switch (args[0]) {
+        case PR_SET_NAME:
+        case PR_GET_NAME:
+        case PR_SET_PDEATHSIG:
+        case PR_GET_PDEATHSIG:
+        case PR_GET_DUMPABLE:
+        case PR_CAPBSET_READ:
+        case PR_SET_VMA: return Names::kNone;
+        default: return Names::kChanged;
+      }
     case SYS_setxattr:
     case SYS_lsetxattr:
     case SYS_fsetxattr:
-    case SYS_bind:
     case SYS_mount:
     case SYS_umount2:
     case SYS_pivot_root:
@@ -70,7 +59,6 @@ Names names_of(u32 nr, const u64* args) {
     case SYS_setfsuid:
     case SYS_setfsgid:
     case SYS_capset:
-    case SYS_prctl:
     case SYS_seccomp: return Names::kChanged;
     default: return Names::kNone;
   }
@@ -87,21 +75,41 @@ bool shares_memory_with_another_view(const Task& task) {
   return false;
 }
 
-// What a stub may go by when the same path is asked for again (platform/layout.h, Board).
-void tell_of_names(Task& task, u32 nr, const u64* args, i64 result, u64 unsteady) {
-  const Names names = names_of(nr, args);
-  if (names == Names::kNone) return;
-  if (names == Names::kChanged) {
-    const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare ||
-                       nr == SYS_mount || nr == SYS_umount2;
-    if (moves && shares_memory_with_another_view(task)) task::kernel().platform->views_differ();
-    task::kernel().platform->names_changed();
-    return;
-  }
+// Before the call: another view of the tree may begin with it.
+void note_moves(u32 nr) {
+  const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare;
+  if (moves) task::kernel().platform->tell_nobody();
+}
+
+// What a walk met, since the call began.
+struct Walks {
+  u64 unsteady = vfs::unsteady_steps, restricted = vfs::restricted_steps;
+  u64 changes = task::kernel().platform->name_changes();
+};
+
+// What stubs may go by when the same path is asked for again (platform/name_table.h).
+void tell_of_error(Task& task, u32 nr, const u64* args, i64 result, const Walks& before) {
   const bool error = result == -static_cast<i64>(Errno::kNoent) || result == -static_cast<i64>(Errno::kNotdir) ||
-                     result == -static_cast<i64>(Errno::kInval);
-  if (!error || vfs::unsteady_steps != unsteady || (task.seccomp && !task.seccomp->always_allows(nr))) return;
+                     (result == -static_cast<i64>(Errno::kInval) && (nr == SYS_readlink || nr == SYS_readlinkat));
+  if (!error || task.looked_at.empty() || vfs::unsteady_steps != before.unsteady ||
+      (task.seccomp && !task.seccomp->always_allows(nr)))
+    return;
   task.thread->name_is_steady();
+  platform::Platform& platform = *task::kernel().platform;
+  if (vfs::restricted_steps == before.restricted && platform.name_changes() == before.changes)
+    platform.tell_all(nr, args, task.looked_at, result);
+}
+
+// After the call, before it returns.
+void tell_of_changes(Task& task, Names names, u32 nr) {
+  platform::Platform& platform = *task::kernel().platform;
+  for (const std::string& name : vfs::name_changes.touched) platform.name_touched(name);
+  vfs::name_changes.touched.clear();
+  if (!std::exchange(vfs::name_changes.trees, false) && names != Names::kChanged) return;
+  const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare ||
+                     nr == SYS_mount || nr == SYS_umount2;
+  if (moves && shares_memory_with_another_view(task)) platform.views_differ();
+  platform.names_changed();
 }
 
 }  // namespace
@@ -120,7 +128,13 @@ i64 dispatch(Task& task) {
   call_counts[nr].fetch_add(1, std::memory_order_relaxed);
   task.fds->reap(*task.thread);
   task.fds->take_used_streams();
-  const u64 unsteady = vfs::unsteady_steps;
+  const Names names = names_of(nr, args);
+  std::optional<Walks> before;
+  if (names == Names::kLooked) {
+    before.emplace();
+    task.looked_at.clear();
+  }
+  if (names == Names::kChanged) note_moves(nr);
   const Row& row = kTable[nr];
   const u64 began = trace_flags != 0 ? fiber::now_ns() : 0;
   i64 result;
@@ -132,7 +146,8 @@ i64 dispatch(Task& task) {
     STUB(row.name, 0);
     result = -static_cast<i64>(row.refusal);
   }
-  tell_of_names(task, nr, args, result, unsteady);
+  if (before && result < 0) tell_of_error(task, nr, args, result, *before);
+  if (names == Names::kChanged || vfs::name_changes.any()) tell_of_changes(task, names, nr);
   if (trace_flags != 0) [[unlikely]] {
     if (trace_flags & kTraceStrace) strace_call(task, nr, args, result, fiber::now_ns() - began);
   }

@@ -193,6 +193,7 @@ Result<i64> put_statfs(Task& task, OutBuf to, const vfs::Path& place) {
 Result<i64> do_readlink(Task& task, DirFd dirfd, UserPath path, OutBuf to, i32 size) {
   if (size <= 0) return Errno::kInval;
   auto text = TRY(path.read(task));
+  task.looked_at = text;
   vfs::Path place;
   if (text.empty()) {
     // An O_PATH descriptor of a link is read through the empty path.

@@ -7,6 +7,7 @@ namespace sbx::syscalls {
 Result<NameAt> name_at(Task& task, DirFd dirfd, UserPath path) {
   auto text = TRY(path.read(task));
   if (text.empty()) return Errno::kNoent;  // before anything is said of dirfd
+  task.looked_at = text;
   auto start = TRY(task.walk_context_at(dirfd.n, text));
   return NameAt{std::move(start), std::move(text)};
 }
@@ -22,6 +23,7 @@ Result<vfs::Path> resolve_at(Task& task, DirFd dirfd, UserPath path, u64 at_flag
   auto text = TRY(path.read(task));
   if (text.empty() && (at_flags & AT_EMPTY_PATH)) return place_of(task, dirfd);
   if (text.empty()) return Errno::kNoent;
+  task.looked_at = text;
   if (at_flags & AT_SYMLINK_NOFOLLOW) follow = false;
   if (at_flags & AT_SYMLINK_FOLLOW) follow = true;
   auto start = TRY(task.walk_context_at(dirfd.n, text));

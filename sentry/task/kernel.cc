@@ -62,6 +62,12 @@ Session* Kernel::find_session(i32 sid) const {
   return nullptr;
 }
 
+void Kernel::note_user(const security::Credentials& creds) {
+  if (!user_) user_ = creds.uid;
+  const u32 user = *user_;
+  if (creds.uid != user || creds.euid != user || creds.suid != user || creds.fsuid != user) platform->tell_nobody();
+}
+
 void Kernel::add_task(Task& task) {
   tasks_[task.tid] = &task;
   ++task.group->container->tasks;

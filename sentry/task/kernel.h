@@ -70,6 +70,9 @@ class Kernel {
   // Called when the init process became a zombie, after all others are dead.
   std::function<void(i32 wait_status)> on_init_exit;
 
+  // Stubs tell each other of paths while there is one user (Platform::tell_all): these credentials are somebody's now.
+  void note_user(const security::Credentials& creds);
+
   void add_task(Task& task);
   void remove_task(Task& task);
   void add_group(ThreadGroup& group);
@@ -83,6 +86,7 @@ class Kernel {
   std::map<i32, ProcessGroup*> process_groups_;
   i32 last_pid_ = 0;
   bool numbered_as_host_ = false;
+  std::optional<u32> user_;
   bool pid_in_use(i32 pid) const;
 };
 

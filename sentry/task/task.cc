@@ -65,6 +65,7 @@ void Task::publish_identity() {
   id.has_stack_limit = !seccomp || seccomp->always_allows(SYS_prlimit64);
   id.stack_limit = group->limits[RLIMIT_STACK].rlim_cur;
   id.stack_limit_max = group->limits[RLIMIT_STACK].rlim_max;
+  kernel().note_user(*creds);
   thread->set_identity(id);
   publish_watch();
 }

@@ -42,6 +42,7 @@ class Task {
   RefPtr<UtsNamespace> uts;
   RefPtr<const SeccompFilter> seccomp;  // newest filter; null: none
   std::string comm;
+  std::string looked_at;  // the path that the call names, as it was read
 
   signal::PendingSignals pending;
   // sigsuspend, ppoll...: the mask to restore when the handler returns (frame) or when no handler ran.

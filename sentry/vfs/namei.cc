@@ -44,6 +44,7 @@ Result<void> remove(const WalkContext& ctx, Walker& walker, Removal what) {
     if (victim->mount_count() != 0) return Errno::kBusy;
     Inode& parent = *dir.inode();
     TRY(directory ? parent.rmdir(name, *victim->inode()) : parent.unlink(name, *victim->inode()));
+    name_changes.touched.emplace_back(name);
     victim->became_deleted(true);
   }
   notify_removed(*victim);
@@ -71,6 +72,7 @@ Result<Path> make_node(const WalkContext& ctx, std::string_view path, const NewN
       return inode.error();
     }
     made.dentry = dir.attach_child(at.name, std::move(*inode));
+    name_changes.touched.emplace_back(at.name);
   }
   notify_child(*dir.inode(), IN_CREATE | dir_bit(type), at.name);
   return made;
@@ -94,6 +96,7 @@ Result<void> link_path(const Path& old_path, const WalkContext& to, std::string_
       return linked.error();
     }
     dir.attach_child(at.name, target);
+    name_changes.touched.emplace_back(at.name);
   }
   notify_self(*target, IN_ATTRIB);
   notify_child(*dir.inode(), IN_CREATE, at.name);

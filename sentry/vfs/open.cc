@@ -105,6 +105,7 @@ Result<RefPtr<File>> create_and_open(const WalkContext& ctx, const Path& dir, st
       return inode.error();
     }
     path.dentry = dir.dentry->attach_child(name, std::move(*inode));
+    name_changes.touched.emplace_back(name);
   }
   notify_child(*dir.inode(), IN_CREATE, name);
   return open_inode(*ctx.creds, path, request.flags & ~u32{O_TRUNC}, 0);

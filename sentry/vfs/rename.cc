@@ -135,6 +135,8 @@ Result<void> rename(const WalkContext& from_ctx, std::string_view old_path, cons
     if (op.target && op.target->inode() == op.source->inode()) return {};  // two names of one object: nothing to do
     TRY(from.dir.inode()->rename(from.name, *op.source->inode(), *to.dir.inode(), to.name,
                                  op.target ? op.target->inode() : nullptr, flags));
+    if (op.source->is_dir() || (op.target && op.target->is_dir())) name_changes.trees = true;
+    name_changes.touched.insert(name_changes.touched.end(), {from.name, to.name});
     if (op.exchange()) {
       op.source->exchange_with(*op.target);
     } else {

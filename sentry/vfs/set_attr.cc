@@ -77,6 +77,7 @@ Result<void> set_attr(const Credentials& creds, const Path& path, SetAttr change
   }
   if ((change.mask & kTimes) != 0) TRY(check_times(creds, *inode, now, change));
   TRY(inode->set_attr(change));
+  if (now.is_dir() && (change.mask & (SetAttr::kMode | SetAttr::kUid | SetAttr::kGid)) != 0) name_changes.trees = true;
   // Only one of the times: as if by the access that would have set it (fsnotify_change).
   u32 event = IN_ATTRIB;
   const bool access = (change.mask & (SetAttr::kAtime | SetAttr::kAtimeNow)) != 0;

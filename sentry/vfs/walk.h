@@ -3,6 +3,7 @@
 #pragma once
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sentry/vfs/dentry.h"
 #include "sentry/vfs/file.h"
@@ -17,6 +18,15 @@ Protections& protections();
 
 // Steps that any walk took so far in directories whose names may change without a call that changes names.
 extern u64 unsteady_steps;
+// Steps in directories that not everybody may search.
+extern u64 restricted_steps;
+// What happened since who keeps what others know of names has looked.
+struct NameChanges {
+  std::vector<std::string> touched;  // made or removed
+  bool trees = false;                // a directory has moved, or other rights
+  bool any() const { return trees || !touched.empty(); }
+};
+extern NameChanges name_changes;
 
 // Who walks, from where.
 struct WalkContext {

@@ -94,12 +94,18 @@ Result<std::string> Walker::enter_link(Dentry& link, bool trailing, bool* jumped
 }
 
 u64 unsteady_steps = 0;
+u64 restricted_steps = 0;
+NameChanges name_changes;
 
 Result<void> Walker::step(std::string_view name, bool follow, bool trailing) {
   Dentry& dir = *at_.dentry;
-  if (!dir.is_dir()) return Errno::kNotdir;
+  if (!dir.is_dir()) {
+    if (in_link_ != 0) ++unsteady_steps;  // of a name that the path does not show
+    return Errno::kNotdir;
+  }
   if (!dir.inode()->fs().steady_names()) ++unsteady_steps;
   TRY(may_search());
+  if (auto owner = dir.inode()->owner(); !owner || (owner->mode & S_IXOTH) == 0) ++restricted_steps;
   if (name[0] == '.') {
     if (name.size() == 1) return {};
     if (name.size() == 2 && name[1] == '.') return up();
@@ -110,12 +116,18 @@ Result<void> Walker::step(std::string_view name, bool follow, bool trailing) {
     if ((resolve_ & RESOLVE_CACHED) != 0) return Errno::kAgain;
     child = TRY(dir.child(name));
   }
-  if (child->inode() == nullptr) return Errno::kNoent;
+  if (child->inode() == nullptr) {
+    if (in_link_ != 0) ++unsteady_steps;
+    return Errno::kNoent;
+  }
   if (child->is_link() && follow && child->mount_count() == 0) [[unlikely]] {
     bool jumped = false;
     std::string text = TRY(enter_link(*child, trailing, &jumped));
     if (jumped) return {};
-    return components(text, true);
+    ++in_link_;
+    auto walked = components(text, true);
+    --in_link_;
+    return walked;
   }
   if (child->mount_count() != 0) [[unlikely]] {
     Path below{at_.mount, std::move(child)};
@@ -136,7 +148,10 @@ Result<void> Walker::components(std::string_view text, bool follow_last) {
     size_t next = end;
     while (next < n && text[next] == '/') ++next;
     TRY(step(text.substr(i, end - i), end < n || follow_last, next == n));
-    if (next == n && end < n && !at_.dentry->is_dir()) return Errno::kNotdir;
+    if (next == n && end < n && !at_.dentry->is_dir()) {
+      if (in_link_ != 0) ++unsteady_steps;
+      return Errno::kNotdir;
+    }
     i = next;
   }
   return {};

@@ -43,6 +43,7 @@ class Walker {
   Last last_ = Last::kNormal;
   bool trailing_slash_ = false;
   int links_ = 0;
+  u32 in_link_ = 0;  // texts of links that the walk is in
 };
 
 // access.cc

@@ -168,6 +168,121 @@ TEST(names, links) {
   OK(stat(dangling.c_str(), &st));
 }
 
+// What leads nowhere by way of a link is there when what the link names is, whatever the path looks like.
+TEST(names, links_of_others) {
+  const std::string dangling = here() + "/l", through = here() + "/m/x";
+  OK(symlink("target", "l"));
+  OK(symlink("elsewhere/deep", "m"));
+  OK(mkdir("elsewhere", 0755));
+  struct stat st;
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 0; i < 3; ++i) {
+      FAILS(stat(dangling.c_str(), &st), ENOENT);
+      FAILS(stat(through.c_str(), &st), ENOENT);
+    }
+    WAIT_OK(spawn([] { return mkdir("target", 0755); }));
+    OK(stat(dangling.c_str(), &st));
+    WAIT_OK(spawn([] { return mkdir("elsewhere/deep", 0755); }));
+    FAILS(stat(through.c_str(), &st), ENOENT);
+    WAIT_OK(spawn([&] { return mkfifo(through.c_str(), 0644); }));
+    OK(stat(through.c_str(), &st));
+    WAIT_OK(spawn([&] { return unlink(through.c_str()); }));
+    WAIT_OK(spawn([] { return rmdir("elsewhere/deep"); }));
+    OK(rmdir("target"));
+  }
+}
+
+// Names of all kinds, made by one process while others look for them.
+TEST(names, made_by_others) {
+  const std::string name = here() + "/x";
+  spew("f", "text");
+  const std::function<int()> makers[] = {
+      [] { return close(open("x", O_CREAT | O_EXCL | O_WRONLY, 0644)); },
+      [] { return close(creat("x", 0644)); },
+      [] { return mkdir("x", 0755); },
+      [] { return mkfifo("x", 0644); },
+      [] { return symlink("f", "x"); },
+      [] { return link("f", "x"); },
+      [] { return rename("f", "x"); },
+      [] {
+        sockaddr_un to{AF_UNIX, "x"};
+        return bind(socket(AF_UNIX, SOCK_STREAM, 0), (sockaddr*)&to, sizeof(to));
+      },
+      [] {
+        return linkat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(open(".", O_TMPFILE | O_RDWR, 0644))).c_str(),
+                      AT_FDCWD, "x", AT_SYMLINK_FOLLOW);
+      },
+  };
+  struct stat st;
+  for (const auto& make : makers) {
+    missing(name);
+    WAIT_OK(spawn([&] {
+      missing(name);
+      return 0;
+    }));
+    WAIT_OK(spawn(make));
+    OK(stat(name.c_str(), &st));
+    WAIT_OK(spawn([&] { return access(name.c_str(), F_OK); }));
+    for (int i = 0; i < 3 && !S_ISDIR(st.st_mode); ++i) FAILS(stat((name + "/y").c_str(), &st), ENOTDIR);
+    WAIT_OK(spawn([] { return unlink("x") != 0 ? rmdir("x") : 0; }));
+    FAILS(stat((name + "/y").c_str(), &st), ENOENT);
+    spew("f", "text");
+  }
+}
+
+// Calls that change what paths lead to without making a name.
+TEST(names, moved_by_others) {
+  const std::string name = here() + "/d/e/x";
+  struct stat st;
+  spew("f", "text");
+  OK(mkdir("d", 0755));
+  OK(mkdir("other", 0755));
+  spew("other/x", "text");
+  for (int round = 0; round < 3; ++round) {
+    missing(name);
+    WAIT_OK(spawn([] { return rename("other", "d/e"); }));
+    present(name);
+    WAIT_OK(spawn([] { return renameat2(AT_FDCWD, "d/e", AT_FDCWD, "f", RENAME_EXCHANGE); }));
+    for (int i = 0; i < 3; ++i) FAILS(stat(name.c_str(), &st), ENOTDIR);
+    WAIT_OK(spawn([] { return renameat2(AT_FDCWD, "d/e", AT_FDCWD, "f", RENAME_EXCHANGE); }));
+    present(name);
+    WAIT_OK(spawn([] { return rename("d/e", "other"); }));
+    missing(name);
+    WAIT_OK(spawn([] { return rename("f", "d/e"); }));
+    for (int i = 0; i < 3; ++i) FAILS(stat(name.c_str(), &st), ENOTDIR);
+    WAIT_OK(spawn([] { return rename("d/e", "f"); }));
+  }
+  missing(name);
+  if (geteuid() != 0) return;
+  const pid_t looker = spawn([&] {
+    OK(setgid(54321));
+    OK(setuid(12345));
+    while (stat(name.c_str(), &st) != 0 && errno == ENOENT) sched_yield();
+    CHECK_EQ(errno, EACCES);
+    while (stat(name.c_str(), &st) != 0 && errno == EACCES) sched_yield();
+    return errno == ENOENT ? 0 : 1;
+  });
+  OK(chmod(".", 0755));
+  sleep_ms(50);
+  WAIT_OK(spawn([] { return chmod("d", 0700); }));
+  sleep_ms(50);
+  WAIT_OK(spawn([] { return chown("d", 12345, 54321); }));
+  WAIT_OK(looker);
+}
+
+// The call failed before anybody looked.
+TEST(names, no_room_for_the_link) {
+  OK(symlink("target", "l"));
+  const std::string link = here() + "/l";
+  char text[100];
+  for (int i = 0; i < 3; ++i) FAILS(syscall(SYS_readlink, link.c_str(), text, 0), EINVAL);
+  CHECK_STR(link_of(link), "target");
+  struct stat st;
+  const std::string missing_name = here() + "/x";
+  FAILS(stat(missing_name.c_str(), &st), ENOENT);
+  for (int i = 0; i < 3; ++i) FAILS(stat("", &st), ENOENT);
+}
+
 // Processes, and descriptors of our own, come and go without anybody making a name.
 TEST(names, proc) {
   char text[100];

@@ -1,6 +1,6 @@
 // Inside the stub: the thread's private area, system calls, and the parts' entry points. No libc, no FP registers.
 #pragma once
-#include "sentry/platform/layout.h"
+#include "sentry/platform/name_table.h"
 
 namespace sbx::platform::stub {
 
@@ -291,9 +291,10 @@ void release_robust_list(Slot& slot);
 bool touches_reserved(u64 addr, u64 length);
 // names.cc: calls that look for a path, and errors they had before.
 struct NameQuery {
-  u64 names, flags;
+  u64 flags, place;
+  NameStamp stamp;
   u32 nr, length;
-  char text[88];
+  char text[kLongestName];
 };
 bool is_name_query(const Context& ctx, u32 nr, NameQuery& query);
 bool known_error(const NameQuery& query, i64& ret);
