@@ -29,6 +29,7 @@ static char* const kStacks = (char*)0x71000000;
 enum {
   kSlotBytes = 65536,
   kBoard = 0x70080000,
+  kBoardBytes = 0x33000,
   kStubBytes = 0x20000,
   kStackBytes = 32768,
   kDoorbell = 1000,
@@ -305,9 +306,11 @@ int main(int argc, char** argv) {
   }
   if (gadget_at == NULL) return printf("no gadget in the stub\n"), 1;
   if (gadget(SYS_getpid, 0, 0, 0, 0, 0, 0) != -EPERM) return printf("the filter lets getpid through\n"), 1;
-  // The page that all stubs of the sandbox believe.
-  if (gadget(SYS_mprotect, kBoard, 4096, PROT_READ | PROT_WRITE, 0, 0, 0) != -EACCES) {
-    return printf("the board can be made writable\n"), 1;
+  // What all stubs of the sandbox believe.
+  for (uint64_t page = kBoard; page < kBoard + kBoardBytes; page += 4096) {
+    if (gadget(SYS_mprotect, page, 4096, PROT_READ | PROT_WRITE, 0, 0, 0) != -EACCES) {
+      return printf("the board can be made writable\n"), 1;
+    }
   }
   printf("seed %llu\n", (unsigned long long)seed);
   fflush(stdout);
