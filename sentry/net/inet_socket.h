@@ -32,6 +32,8 @@ class InetSocket : public Socket {
   u32 readiness_for(u32 wanted) override;
   fiber::WaitQueue* wait_queue() override;
   bool told_by_host() const override { return true; }
+  bool sends_files() const override { return type() == SOCK_STREAM && !connecting_; }
+  Result<size_t> send_file(int host_fd, u64 offset, size_t n) override;
   int stream_to_lend() override;
   void stream_lent(const RefPtr<platform::FileLease>& lease) override;
   void take_lent() override;

@@ -1,5 +1,6 @@
 // Data of host sockets. One buffer serves all transfers: they run under the kernel lock and never park.
 #include <netinet/in.h>
+#include <sys/sendfile.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -103,6 +104,18 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
     request.data.put_back(n - static_cast<size_t>(sent));
     wants_room_ = true;
   }
+  return static_cast<size_t>(sent);
+}
+
+Result<size_t> InetSocket::send_file(int host_fd, u64 offset, size_t n) {
+  auto at = static_cast<off64_t>(offset);
+  const ssize_t sent = ::sendfile64(fd_.get(), host_fd, &at, n);
+  const Errno error = sent < 0 ? last_errno() : Errno::kNone;
+  // Less than was asked for: the file's end, or no room.
+  const bool full = error == Errno::kAgain || (sent >= 0 && static_cast<size_t>(sent) < n);
+  wants_room_ |= full;
+  room_ = full || sent < 0 ? 0 : room_ - std::min(room_, static_cast<u32>(sent));
+  if (sent < 0) return error;
   return static_cast<size_t>(sent);
 }
 

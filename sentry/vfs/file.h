@@ -99,6 +99,10 @@ class File : public RefCounted {
   // The position may be lent to the process that has the file open: its bytes come from a host file whose length is
   // known and changes only by us.
   virtual bool lendable(platform::LeaseTerms& /*terms*/) { return false; }
+  // Of a stream socket of the host: sends at most n bytes of the host's file `host_fd`, from `offset` on, as send(2) of
+  // them without waiting for room.
+  virtual bool sends_files() const { return false; }
+  virtual Result<size_t> send_file(int /*host_fd*/, u64 /*offset*/, size_t /*n*/) { return Errno::kInval; }
   // The host's stream socket whose bytes a process may take by itself; -1: there is none, or it would not pay.
   virtual int stream_to_lend() { return -1; }
   // They are lent; null: that could not be done.

@@ -482,6 +482,78 @@ TEST(tcp, sendfile_and_splice) {
   CHECK(got == text);
 }
 
+// More than anybody has room for: what was sent is counted right, and who waits for room is woken.
+TEST(tcp, sendfile_of_much) {
+  auto [a, b] = tcp_pair();
+  const size_t size = 5'000'003;
+  std::string text(size, '\0');
+  for (size_t i = 0; i < size; i++) text[i] = (char)((i >> 12) * 37 + i * 11);
+  spew("data", text);
+  const int fd = OK(open("data", O_RDONLY));
+  std::thread reader([&, b = b] {
+    std::string got;
+    std::vector<char> buf(70000);
+    while (ssize_t n = OK(read(b, buf.data(), buf.size()))) got.append(buf.data(), (size_t)n);
+    CHECK_EQ(got.size(), size + 1000);
+    CHECK(got.compare(0, 1000, text, 5000, 1000) == 0);
+    CHECK(got.compare(1000, size, text) == 0);
+  });
+  off_t at = 5000;
+  CHECK_EQ(sendfile(a, fd, &at, 1000), 1000);
+  CHECK_EQ(at, 6000);
+  CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+  // All of it in one, from the file's position, and no more.
+  CHECK_EQ(sendfile(a, fd, nullptr, size - 3), (ssize_t)size - 3);
+  CHECK_EQ(lseek(fd, 0, SEEK_CUR), (off_t)size - 3);
+  CHECK_EQ(sendfile(a, fd, nullptr, 100), 3);
+  CHECK_EQ(sendfile(a, fd, nullptr, 100), 0);
+  at = (off_t)size + 5;
+  CHECK_EQ(sendfile(a, fd, &at, 100), 0);
+  FAILS(sendfile(a, OK(open("data", O_WRONLY)), nullptr, 1), EBADF);
+  OK(shutdown(a, SHUT_WR));
+  reader.join();
+}
+
+TEST(tcp, sendfile_without_waiting) {
+  auto [a, b] = tcp_pair();
+  spew("data", std::string(8 << 20, 'x'));
+  const int fd = OK(open("data", O_RDONLY));
+  OK(fcntl(a, F_SETFL, O_NONBLOCK));
+  off_t at = 0;
+  ssize_t n = 0;
+  while ((n = sendfile(a, fd, &at, 8 << 20)) > 0) {
+  }
+  CHECK_EQ(errno, EAGAIN);
+  CHECK(at > 0 && at < 8 << 20);
+  pollfd p{a, POLLOUT, 0};
+  CHECK_EQ(poll(&p, 1, 0), 0);
+  off_t got = 0;
+  char buf[65536];
+  while (got < at) got += OK(read(b, buf, sizeof buf));
+  CHECK_EQ(poll(&p, 1, 5000), 1);
+  CHECK(OK(sendfile(a, fd, &at, 8 << 20)) > 0);
+  // Nobody there any more.
+  signal(SIGPIPE, SIG_IGN);
+  OK(shutdown(a, SHUT_WR));
+  FAILS(sendfile(a, fd, &at, 10), EPIPE);
+}
+
+// What was written last is what is sent.
+TEST(tcp, sendfile_of_what_changes) {
+  auto [a, b] = tcp_pair();
+  const int fd = OK(open("data", O_RDWR | O_CREAT | O_TRUNC, 0644));
+  char buf[100];
+  for (int i = 0; i < 50; i++) {
+    const std::string text = "round " + show(i);
+    CHECK_EQ(pwrite(fd, text.data(), text.size(), 0), (ssize_t)text.size());
+    OK(ftruncate(fd, (off_t)text.size()));
+    off_t at = 0;
+    CHECK_EQ(sendfile(a, fd, &at, 100), (ssize_t)text.size());
+    CHECK_EQ(recv(b, buf, text.size(), MSG_WAITALL), (ssize_t)text.size());
+    CHECK_STR(std::string(buf, text.size()), text);
+  }
+}
+
 TEST(tcp, ipv6) {
   int l = socket(AF_INET6, SOCK_STREAM, 0);
   if (l == -1 && errno == EAFNOSUPPORT) return;

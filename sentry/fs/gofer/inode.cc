@@ -10,6 +10,7 @@
 
 #include "sentry/fs/gofer/file.h"
 #include "sentry/vfs/special.h"
+#include "sentry/vfs/walk.h"
 
 namespace sbx::fs::gofer {
 namespace {
@@ -471,6 +472,7 @@ void GoferInode::look_for_outside_changes() {
   if (there && (!before.times_known || (same(before.mtime, attr_.mtime) && same(before.ctime, attr_.ctime)))) return;
   ++directory().outside_changes;
   drop_entries();
+  vfs::name_changes.trees = true;  // nobody is to go by what was missing
 }
 
 bool GoferInode::entries_fresh() {
