@@ -34,7 +34,7 @@ struct StartRequest {
 };
 
 enum class SignalTarget : u8 {
-  kInit,  // the container's init (guest pid 1)
+  kInit,  // the container's init
   kAll,   // every guest process
   kPid,   // one guest process by guest pid
   kExec,  // the process of an exec

@@ -407,6 +407,7 @@ HostResult<void> start_init(Container& container) {
     RefPtr<Container> keep(&container);
     made->on_exit = [keep](i32 status) { end_joined(*keep, status); };
   }
+  made->init = static_cast<bool>(container.finish);
   auto group = kernel().start_process(std::move(*made));
   if (!group) return Failure(group.error(), exec_failed_text(spec.args[0], group.error()));
   container.started = true;

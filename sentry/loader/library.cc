@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "sentry/platform/file_window.h"
+
 namespace sbx::loader {
 
 namespace {
@@ -17,7 +19,7 @@ u32 protection(const Elf64_Phdr& p) {
 }  // namespace
 
 std::vector<LibrarySegment> segments_behind(int fd, u64 base, u64 length, u32 prot) {
-  char head[kLibraryHead];
+  char head[platform::kLibraryHead];
   const ssize_t got = pread64(fd, head, sizeof(head), static_cast<off64_t>(base));
   Elf64_Ehdr h;
   if (got < static_cast<ssize_t>(sizeof(h))) return {};

@@ -6,9 +6,6 @@
 
 namespace sbx::loader {
 
-// So many bytes at a library's start are what its loader reads of it, as a rule.
-constexpr u64 kLibraryHead = 1024;
-
 struct LibrarySegment {
   u64 at, length;  // in the library's image
   u64 offset;      // in the file

@@ -110,7 +110,7 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
 Result<size_t> InetSocket::send_file(int host_fd, u64 offset, size_t n) {
   auto at = static_cast<off64_t>(offset);
   const ssize_t sent = ::sendfile64(fd_.get(), host_fd, &at, n);
-  const Errno error = sent < 0 ? last_errno() : Errno::kNone;
+  const Errno error = sent >= 0 ? Errno::kNone : errno == EINTR ? Errno::kAgain : last_errno();
   // Less than was asked for: the file's end, or no room.
   const bool full = error == Errno::kAgain || (sent >= 0 && static_cast<size_t>(sent) < n);
   wants_room_ |= full;

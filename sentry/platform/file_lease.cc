@@ -25,7 +25,6 @@ COUNTER(closes_seen, "platform.late_closes", "calls that found descriptors their
 constexpr u32 kMostLuck = 16;
 constexpr u32 kSeldom = 16;            // without luck, so many opens go by between two tries
 constexpr u64 kMostAhead = 16 * 1024;  // a file longer than that is not read ahead
-constexpr u64 kLibraryHead = 1024;     // but so many bytes of a library, which its loader looks at
 
 std::vector<FileLease*>& leases_out() {
   static auto* all = new std::vector<FileLease*>;
@@ -84,7 +83,7 @@ void take_back_positions() {
 }
 
 // A small file that was just opened is about to be read: its bytes go along with the descriptor, into the window. How
-// many are there; 0: none, or not worth while, or not without waiting for a disk.
+// many are there; 0: none, or not worth while, or not without waiting for a disk. Of a library its head.
 u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
   SlotArea& area = *host_->process->area;
   if (!opens_file() || terms.fd < 0 || terms.size == 0 || out_count_ != 0) return 0;

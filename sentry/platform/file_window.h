@@ -14,6 +14,9 @@ namespace sbx::platform {
 struct HostThread;
 class SlotArea;
 
+// So many bytes at a shared library's start are what its loader reads of it, as a rule.
+constexpr u64 kLibraryHead = 1024;
+
 // What windows know a host file by. Kernel lock.
 class WindowFile final : public RefCounted {
  public:

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "sentry/base/counters.h"
+#include "sentry/platform/name_table.h"
 #include "sentry/syscalls/strace.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/task/kernel.h"
@@ -14,21 +15,10 @@
 namespace sbx::syscalls {
 namespace {
 
-enum class Names : u8 { kNone, kLooked, kChanged };
-
-// Whether a call looks for one path and does nothing else, or changes what paths lead to and who may go there. By far
-// most are neither. Of names that are made, moved or removed, and of directories' rights, vfs keeps note (vfs/walk.h).
-Names names_of(u32 nr, const u64* args) {
+// Whether a call changes what paths lead to and who may go there. By far most do not. Of names that are made, moved or
+// removed, and of directories' rights, vfs keeps note (vfs/walk.h).
+bool changes_names(u32 nr, const u64* args) {
   switch (nr) {
-    case SYS_open: return (args[1] & O_CREAT) != 0 ? Names::kNone : Names::kLooked;
-    case SYS_openat: return (args[2] & O_CREAT) != 0 ? Names::kNone : Names::kLooked;
-    case SYS_stat:
-    case SYS_lstat:
-    case SYS_access:
-    case SYS_readlink:
-    case SYS_newfstatat:
-    case SYS_readlinkat:
-    case SYS_faccessat: return Names::kLooked;
     case SYS_prctl:
       switch (args[0]) {
         case PR_SET_NAME:
@@ -37,8 +27,8 @@ Names names_of(u32 nr, const u64* args) {
         case PR_GET_PDEATHSIG:
         case PR_GET_DUMPABLE:
         case PR_CAPBSET_READ:
-        case PR_SET_VMA: return Names::kNone;
-        default: return Names::kChanged;
+        case PR_SET_VMA: return false;
+        default: return true;
       }
     case SYS_setxattr:
     case SYS_lsetxattr:
@@ -59,8 +49,8 @@ Names names_of(u32 nr, const u64* args) {
     case SYS_setfsuid:
     case SYS_setfsgid:
     case SYS_capset:
-    case SYS_seccomp: return Names::kChanged;
-    default: return Names::kNone;
+    case SYS_seccomp: return true;
+    default: return false;
   }
 }
 
@@ -75,15 +65,12 @@ bool shares_memory_with_another_view(const Task& task) {
   return false;
 }
 
-// Before the call: another view of the tree may begin with it.
-void note_moves(u32 nr) {
-  const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare;
-  if (moves) task::kernel().platform->tell_nobody();
-}
+bool changes_root(u32 nr) { return nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns; }
 
 // What a walk met, since the call began.
 struct Walks {
-  u64 unsteady = vfs::unsteady_steps, restricted = vfs::restricted_steps;
+  u64 unsteady = vfs::unsteady_steps;
+  vfs::WalkFailures failures = vfs::walk_failures;
   u64 changes = task::kernel().platform->name_changes();
 };
 
@@ -96,18 +83,19 @@ void tell_of_error(Task& task, u32 nr, const u64* args, i64 result, const Walks&
     return;
   task.thread->name_is_steady();
   platform::Platform& platform = *task::kernel().platform;
-  if (vfs::restricted_steps == before.restricted && platform.name_changes() == before.changes)
+  const vfs::WalkFailures& failures = vfs::walk_failures;
+  if (failures.seen != before.failures.seen && failures.restricted == before.failures.restricted &&
+      platform.name_changes() == before.changes)
     platform.tell_all(nr, args, task.looked_at, result);
 }
 
-// After the call, before it returns.
-void tell_of_changes(Task& task, Names names, u32 nr) {
+// After the call, before it returns. changed: it is one that changes_names().
+void tell_of_changes(Task& task, bool changed, u32 nr) {
   platform::Platform& platform = *task::kernel().platform;
   for (const std::string& name : vfs::name_changes.touched) platform.name_touched(name);
   vfs::name_changes.touched.clear();
-  if (!std::exchange(vfs::name_changes.trees, false) && names != Names::kChanged) return;
-  const bool moves = nr == SYS_chroot || nr == SYS_pivot_root || nr == SYS_setns || nr == SYS_unshare ||
-                     nr == SYS_mount || nr == SYS_umount2;
+  if (!std::exchange(vfs::name_changes.trees, false) && !changed) return;
+  const bool moves = changes_root(nr) || nr == SYS_unshare || nr == SYS_mount || nr == SYS_umount2;
   if (moves && shares_memory_with_another_view(task)) platform.views_differ();
   platform.names_changed();
 }
@@ -128,13 +116,13 @@ i64 dispatch(Task& task) {
   call_counts[nr].fetch_add(1, std::memory_order_relaxed);
   task.fds->reap(*task.thread);
   task.fds->take_used_streams();
-  const Names names = names_of(nr, args);
+  const bool changes = changes_names(nr, args);
   std::optional<Walks> before;
-  if (names == Names::kLooked) {
+  if (platform::name_call(nr, args).looks) {
     before.emplace();
     task.looked_at.clear();
   }
-  if (names == Names::kChanged) note_moves(nr);
+  if (changes && changes_root(nr)) task::kernel().platform->tell_nobody();  // before anybody sees another tree
   const Row& row = kTable[nr];
   const u64 began = trace_flags != 0 ? fiber::now_ns() : 0;
   i64 result;
@@ -147,7 +135,7 @@ i64 dispatch(Task& task) {
     result = -static_cast<i64>(row.refusal);
   }
   if (before && result < 0) tell_of_error(task, nr, args, result, *before);
-  if (names == Names::kChanged || vfs::name_changes.any()) tell_of_changes(task, names, nr);
+  if (changes || vfs::name_changes.any()) tell_of_changes(task, changes, nr);
   if (trace_flags != 0) [[unlikely]] {
     if (trace_flags & kTraceStrace) strace_call(task, nr, args, result, fiber::now_ns() - began);
   }

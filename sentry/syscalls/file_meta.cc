@@ -205,9 +205,13 @@ Result<i64> do_readlink(Task& task, DirFd dirfd, UserPath path, OutBuf to, i32 s
     flags.follow_last = false;
     place = TRY(vfs::resolve(start, text, flags));
   }
-  std::string target = TRY(place.inode()->read_link());
-  size_t n = std::min<size_t>(target.size(), static_cast<size_t>(size));
-  TRY(task.memory().write(to.addr, target.data(), n));
+  auto target = place.inode()->read_link();
+  if (!target) {
+    vfs::note_failure(place, task.fs->root);
+    return target.error();
+  }
+  size_t n = std::min<size_t>(target->size(), static_cast<size_t>(size));
+  TRY(task.memory().write(to.addr, target->data(), n));
   return static_cast<i64>(n);
 }
 

@@ -272,13 +272,12 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
   RefPtr<Container> home = spec.container ? spec.container : container;
   if (!init && home != container) return Errno::kSrch;
   std::string command = TRY(find_command(spec));
-  i32 pid = TRY(allocate_pid());
+  const i32 pid = spec.init ? init_pid_ : TRY(allocate_pid());
   auto group = make_ref<ThreadGroup>(pid);
   group->container = home;
   group->actions = make_ref<signal::Actions>();
   group->limits = spec.limits;
   group->oom_score_adj = spec.oom_score_adj;
-  group->exit_signal = init ? 0 : SIGCHLD;
 
   auto task = std::make_unique<Task>(pid, group);
   task->creds = spec.creds;
@@ -326,15 +325,10 @@ Result<RefPtr<ThreadGroup>> Kernel::start_process(ProcessSpec spec) {
     session->tty = spec.tty;
     spec.tty->session_gained(*session, *group->group);
   }
-  bool first = !init;
-  if (first) init = group;
+  if (spec.init) init = group;
   add_group(*group);
   add_task(*task);
   ++processes_started;
-  if (!first) {
-    group->exit_signal = SIGCHLD;
-    group->parent = nullptr;
-  }
   Task* running = task.release();
   running->fiber = fiber::spawn([running] { running->run(); });
   running->fiber->owner = running;

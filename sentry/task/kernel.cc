@@ -25,7 +25,7 @@ Container& Kernel::current_container() const {
 
 void Kernel::number_as_host(i32 pid, u32 host_pid_max) {
   numbered_as_host_ = true;
-  last_pid_ = pid - 1;
+  init_pid_ = last_pid_ = pid;
   pid_max = host_pid_max;
 }
 

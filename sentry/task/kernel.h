@@ -25,6 +25,7 @@ struct ProcessSpec {
   i32 oom_score_adj = 0;
   std::function<void(i32 wait_status)> on_exit;
   RefPtr<Container> container;  // whose process it is; null: the first's
+  bool init = false;            // the sandbox's: with it all end
 };
 
 class Kernel {
@@ -43,8 +44,8 @@ class Kernel {
   // Of task.file_read the stub could copy so many bytes only (hostile): does the rest, and returns what the call does.
   i64 (*finish_file_read)(Task& task, u64 copied) = nullptr;
 
-  // The container's pid namespace is to be the host's: the next process, its init, gets the number that it has there,
-  // and is an ordinary process. There is no pid 1 to be seen, nor anybody else of the host.
+  // The container's pid namespace is to be the host's: its init gets the number that it has there, the others follow,
+  // and it is an ordinary process. There is no pid 1 to be seen, nor anybody else of the host.
   void number_as_host(i32 pid, u32 host_pid_max);
   // Whom the kernel protects from signals, and who inherits orphans: init, or null if the host's is not to be seen.
   ThreadGroup* reaper() const { return numbered_as_host_ ? nullptr : init.get(); }
@@ -63,7 +64,8 @@ class Kernel {
   // Looks the command up as runc does (PATH of spec.env, cwd), without starting it: errors must come from `create`.
   // kNoent, kAcces (a directory, not executable).
   Result<std::string> find_command(const ProcessSpec& spec);
-  // Starts it. pid 1 if none exists: kSrch where a joined container would be before the one it joined. On a fiber.
+  // Starts it. Before init there may be others of the first container (startContainer hooks); of one that joins: kSrch.
+  // On a fiber.
   Result<RefPtr<ThreadGroup>> start_process(ProcessSpec spec);
   // Every guest process gets SIGKILL; used when init ends and by delete.
   void kill_all();
@@ -84,7 +86,7 @@ class Kernel {
   std::unordered_map<i32, Task*> tasks_;
   std::map<i32, ThreadGroup*> groups_;
   std::map<i32, ProcessGroup*> process_groups_;
-  i32 last_pid_ = 0;
+  i32 init_pid_ = 1, last_pid_ = 1;
   bool numbered_as_host_ = false;
   std::optional<u32> user_;
   bool pid_in_use(i32 pid) const;

@@ -18,8 +18,14 @@ Protections& protections();
 
 // Steps that any walk took so far in directories whose names may change without a call that changes names.
 extern u64 unsteady_steps;
-// Steps in directories that not everybody may search.
-extern u64 restricted_steps;
+// Walks that failed for what is there, and directories on the way of any that not everybody may search. Of a walk that
+// succeeds, and of those where it ends, only note_failure() tells.
+struct WalkFailures {
+  u64 seen = 0, restricted = 0;
+};
+extern WalkFailures walk_failures;
+// A call fails for what is at `at`, where a walk came from `root`.
+void note_failure(const Path& at, const Path& root);
 // What happened since who keeps what others know of names has looked.
 struct NameChanges {
   std::vector<std::string> touched;  // made or removed

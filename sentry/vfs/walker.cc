@@ -36,6 +36,31 @@ Result<void> Walker::jump_root() {
   return {};
 }
 
+WalkFailures walk_failures;
+
+namespace {
+
+void note_restricted(const Dentry& dir) {
+  const auto owner = dir.inode()->owner();
+  if (!owner || (owner->mode & S_IXOTH) == 0) ++walk_failures.restricted;
+}
+
+void note_restricted_above(Path at, const Path& root) {
+  if (at.dentry->is_dir()) note_restricted(*at.dentry);
+  while (at != root) {
+    if (at.dentry == at.mount->root()) {
+      if (at.mount->parent() == nullptr) return;
+      at = Path{RefPtr<Mount>(at.mount->parent()), at.mount->mountpoint()};  // covered: nobody searches it
+      continue;
+    }
+    if (at.dentry->parent() == nullptr) return;
+    at.dentry = RefPtr<Dentry>(at.dentry->parent());
+    note_restricted(*at.dentry);
+  }
+}
+
+}  // namespace
+
 Result<void> Walker::may_search() const {
   constexpr u64 kCaps = (1ull << CAP_DAC_OVERRIDE) | (1ull << CAP_DAC_READ_SEARCH);
   if ((ctx_.creds->effective & kCaps) != 0) return {};
@@ -89,26 +114,40 @@ Result<std::string> Walker::enter_link(Dentry& link, bool trailing, bool* jumped
   if (target.error() != Errno::kNosys) return target.error();
   std::string text = TRY(inode->read_link());
   if (text.empty()) return Errno::kNoent;
-  if (text[0] == '/') TRY(jump_root());
+  if (text[0] == '/') {
+    note_restricted_above(at_, root_);
+    TRY(jump_root());
+  }
   return text;
 }
 
 u64 unsteady_steps = 0;
-u64 restricted_steps = 0;
 NameChanges name_changes;
+
+void note_failure(const Path& at, const Path& root) {
+  ++walk_failures.seen;
+  note_restricted_above(at, root);
+}
+
+Errno Walker::failed(Errno error) const {
+  if (in_link_ != 0)
+    ++unsteady_steps;  // for a name that the path does not show
+  else
+    note_failure(at_, root_);
+  return error;
+}
 
 Result<void> Walker::step(std::string_view name, bool follow, bool trailing) {
   Dentry& dir = *at_.dentry;
-  if (!dir.is_dir()) {
-    if (in_link_ != 0) ++unsteady_steps;  // of a name that the path does not show
-    return Errno::kNotdir;
-  }
+  if (!dir.is_dir()) return failed(Errno::kNotdir);
   if (!dir.inode()->fs().steady_names()) ++unsteady_steps;
   TRY(may_search());
-  if (auto owner = dir.inode()->owner(); !owner || (owner->mode & S_IXOTH) == 0) ++restricted_steps;
   if (name[0] == '.') {
     if (name.size() == 1) return {};
-    if (name.size() == 2 && name[1] == '.') return up();
+    if (name.size() == 2 && name[1] == '.') {
+      note_restricted(dir);  // it is none of those above where the walk ends
+      return up();
+    }
   }
   RefPtr<Dentry> child(dir.valid_child(name));
   if (!child) {
@@ -116,10 +155,7 @@ Result<void> Walker::step(std::string_view name, bool follow, bool trailing) {
     if ((resolve_ & RESOLVE_CACHED) != 0) return Errno::kAgain;
     child = TRY(dir.child(name));
   }
-  if (child->inode() == nullptr) {
-    if (in_link_ != 0) ++unsteady_steps;
-    return Errno::kNoent;
-  }
+  if (child->inode() == nullptr) return failed(Errno::kNoent);
   if (child->is_link() && follow && child->mount_count() == 0) [[unlikely]] {
     bool jumped = false;
     std::string text = TRY(enter_link(*child, trailing, &jumped));
@@ -148,10 +184,7 @@ Result<void> Walker::components(std::string_view text, bool follow_last) {
     size_t next = end;
     while (next < n && text[next] == '/') ++next;
     TRY(step(text.substr(i, end - i), end < n || follow_last, next == n));
-    if (next == n && end < n && !at_.dentry->is_dir()) {
-      if (in_link_ != 0) ++unsteady_steps;
-      return Errno::kNotdir;
-    }
+    if (next == n && end < n && !at_.dentry->is_dir()) return failed(Errno::kNotdir);
     i = next;
   }
   return {};

@@ -25,6 +25,8 @@ class Walker {
   Result<void> cross(Path& path) const;
   // The current directory may be searched.
   Result<void> may_search() const;
+  // The walk ends with `error` for what is where it stands.
+  Errno failed(Errno error) const;
 
   Path& at() { return at_; }
   Last last() const { return last_; }

@@ -58,6 +58,12 @@ char* data(char* at, int fd) {
   return (char*)mmap(at + kData, 2 * kPage, PROT_READ | PROT_WRITE, kThen, fd, kDataInFile);
 }
 
+void map_rest(char* at, int fd) {
+  CHECK(text(at, fd) == at + kText);
+  CHECK(constants(at, fd) == at + kConstants);
+  CHECK(data(at, fd) == at + kData);
+}
+
 // All as it is to be.
 void check_loaded(char* at, char mark = 'a') {
   CHECK(memcmp(at, ELFMAG, SELFMAG) == 0);
@@ -83,9 +89,7 @@ bool can_read(const char* at) {
 char load(const char* path, char mark) {
   const int fd = open_library(path, mark);
   char* at = first(fd);
-  CHECK(text(at, fd) == at + kText);
-  CHECK(constants(at, fd) == at + kConstants);
-  CHECK(data(at, fd) == at + kData);
+  map_rest(at, fd);
   OK(close(fd));
   check_loaded(at, mark);
   CHECK(slurp(path) == library(mark));
@@ -126,9 +130,7 @@ TEST(libraries, other_place) {
   char* room = (char*)OK(mmap(nullptr, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK(mmap(room, kPage, PROT_READ, kThen, fd, kText) == room);
   CHECK_EQ(room[100], '1');
-  CHECK(text(at, fd) == at + kText);
-  CHECK(constants(at, fd) == at + kConstants);
-  CHECK(data(at, fd) == at + kData);
+  map_rest(at, fd);
   check_loaded(at);
 }
 
@@ -187,15 +189,11 @@ TEST(libraries, fork_between) {
   const int fd = open_library("a.so");
   char* at = first(fd);
   const pid_t child = spawn([&] {
-    CHECK(text(at, fd) == at + kText);
-    CHECK(constants(at, fd) == at + kConstants);
-    CHECK(data(at, fd) == at + kData);
+    map_rest(at, fd);
     check_loaded(at);
     return 0;
   });
-  CHECK(text(at, fd) == at + kText);
-  CHECK(constants(at, fd) == at + kConstants);
-  CHECK(data(at, fd) == at + kData);
+  map_rest(at, fd);
   WAIT_OK(child);
   check_loaded(at);
 }
@@ -216,23 +214,26 @@ TEST(libraries, thread_sees_each) {
   while (stage.load() != 2) sched_yield();
   watcher.join();
   char* base = at.load();
-  CHECK(text(base, fd) == base + kText);
-  CHECK(constants(base, fd) == base + kConstants);
-  CHECK(data(base, fd) == base + kData);
+  map_rest(base, fd);
   check_loaded(base);
 }
 
 TEST(libraries, filter_sees_each) {
   const int fd = open_library("a.so");
+  char* at = first(fd);
   deny(SYS_mmap, ENOMEM);
+  FAILS((long)text(at, fd), ENOMEM);
   FAILS((long)mmap(nullptr, kSpan, PROT_READ, kFirst, fd, 0), ENOMEM);
 }
 
-TEST(libraries, not_of_a_file_that_may_not_run) {
+// All of the file, as it lies there.
+TEST(libraries, read_as_a_file) {
   const int fd = open_library("a.so");
-  char* at = (char*)OK(mmap(nullptr, library('a').size(), PROT_READ, MAP_PRIVATE, fd, 0));
-  CHECK_EQ(at[kDataInFile + 100], '4');
-  CHECK_EQ(at[kConstants + 100], '3');
+  for (int flags : {MAP_PRIVATE, kFirst}) {
+    char* at = (char*)OK(mmap(nullptr, library('a').size(), PROT_READ, flags, fd, 0));
+    CHECK_EQ(at[kDataInFile + 100], '4');
+    CHECK_EQ(at[kConstants + 100], '3');
+  }
 }
 
 TEST(libraries, stack_limit) {

@@ -114,11 +114,10 @@ bool at_hand(int fd, u64 offset, size_t n) {
 
 // From the host's file to the host's socket, not by way of us. None: these two are not of that kind.
 std::optional<Result<size_t>> send_by_host(vfs::File& in, u64 offset, vfs::File& out, size_t length) {
-  constexpr size_t kMost = 256 * 1024;
   if (!out.sends_files() || length == 0) return std::nullopt;
   auto handle = in.map_handle(false);
   if (!handle || handle->known_as == nullptr || handle->host_fd < 0) return std::nullopt;
-  const size_t n = std::min(length, kMost);
+  const size_t n = std::min(length, kChunk);
   if (offset > static_cast<u64>(INT64_MAX) - n || !at_hand(handle->host_fd, offset, n)) return std::nullopt;
   auto sent = out.send_file(handle->host_fd, handle->offset + offset, n);
   if (!sent && sent.error() == Errno::kInval) return std::nullopt;  // the host's filesystem cannot do that

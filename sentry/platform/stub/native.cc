@@ -19,10 +19,13 @@ u64 now(u32 clock) {
 bool bad_time(const TimeSpec& t) { return t.sec < 0 || t.nsec < 0 || t.nsec >= 1000000000; }
 
 // A mapping that was made along with the one before (map_next in dispatch.cc).
-bool known_map(const u64* a, i64& ret) {
+bool known_map(const Context& ctx, i64& ret) {
   constexpr u64 kFlags = kMapPrivate | kMapFixed | 0x800;  // DENYWRITE, as loaders have it
   ProcessData& p = process();
   if (p.maps_left == 0) return false;
+  // A tracer may have written there since.
+  if (ctx.slot->see_native != 0 || ctx.slot->report_all != 0) return false;
+  const u64* a = ctx.args;
   const auto& ready = p.ready_map[p.next_map++];
   const bool known = a[0] == ready.at && a[1] == ready.length && a[2] == ready.prot && a[3] == kFlags &&
                      static_cast<u32>(a[4]) == static_cast<u32>(ready.fd) && a[5] == ready.offset;
@@ -34,7 +37,7 @@ bool known_map(const u64* a, i64& ret) {
 bool do_mmap(Context& ctx, i64& ret) {
   const u64* a = ctx.args;
   u64 flags = a[3] & ~kMapIgnored;
-  if ((flags & kMapAnon) == 0) return known_map(a, ret);
+  if ((flags & kMapAnon) == 0) return known_map(ctx, ret);
   process().maps_left = 0;
   if ((flags & ~kMapNative) != 0 || (a[2] & ~7ull) != 0) return false;
   if ((flags & (kMapFixed | kMapFixedNoreplace)) != 0) {

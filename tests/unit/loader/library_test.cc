@@ -11,6 +11,7 @@
 #include <random>
 
 #include "sentry/base/unique_fd.h"
+#include "sentry/platform/file_window.h"
 
 namespace sbx::loader {
 namespace {
@@ -83,7 +84,7 @@ TEST(Library, NotALibrary) {
   EXPECT_TRUE(without([](Image& i) { i.header.e_phnum = 1; }).empty());
   EXPECT_TRUE(without([](Image& i) { i.header.e_phnum = 0xffff; }).empty());
   EXPECT_TRUE(without([](Image& i) { i.header.e_phoff = ~0ull; }).empty());
-  EXPECT_TRUE(without([](Image& i) { i.header.e_phoff = kLibraryHead; }).empty());
+  EXPECT_TRUE(without([](Image& i) { i.header.e_phoff = platform::kLibraryHead; }).empty());
   EXPECT_TRUE(without([](Image& i) { i.parts[0].p_vaddr = 0x1000; }).empty());
   EXPECT_TRUE(without([](Image& i) { i.parts[2].p_vaddr = 0; }).empty());        // over the first
   EXPECT_TRUE(without([](Image& i) { i.parts[2].p_vaddr = 0x1234; }).empty());   // other page offset than the file's
