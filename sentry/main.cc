@@ -55,6 +55,7 @@ HostResult<void> drop_privileges() {
 
 constexpr u32 kDescriptors = 4096;  // the table takes 32 KiB
 constexpr useconds_t kReapDelayUs = 1000;
+constexpr u32 kReapTries = 10;
 
 struct Sentry {
   RefPtr<control::Container> container = make_ref<control::Container>();
@@ -91,8 +92,13 @@ void on_signals(Sentry& sentry) {
   for (;;) {
     signalfd_siginfo info{};
     if (read(signals, &info, sizeof(info)) < 0) continue;
-    usleep(kReapDelayUs);
-    fiber::KernelLock lock;
+    // Not while somebody works for the guest: to be woken for the lock, and again, would take his CPU after all.
+    bool locked = false;
+    for (u32 tries = 0; tries < kReapTries && !locked; ++tries) {
+      usleep(kReapDelayUs);
+      locked = fiber::kernel_try_lock();
+    }
+    if (!locked) fiber::kernel_lock();
     for (;;) {
       int status = 0;
       pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
@@ -100,6 +106,7 @@ void on_signals(Sentry& sentry) {
       task::kernel().platform->host_child_exited(pid, status);
     }
     fiber::run_ready();
+    fiber::kernel_unlock();
   }
 }
 

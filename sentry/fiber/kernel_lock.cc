@@ -55,6 +55,13 @@ void kernel_lock() {
   owner.store(pthread_self(), std::memory_order_relaxed);
 }
 
+bool kernel_try_lock() {
+  if (pthread_mutex_trylock(&mutex) != 0) return false;
+  owner_cpu.store(sched_getcpu(), std::memory_order_relaxed);
+  owner.store(pthread_self(), std::memory_order_relaxed);
+  return true;
+}
+
 void kernel_unlock() {
   owner.store(pthread_t{}, std::memory_order_relaxed);
   pthread_mutex_unlock(&mutex);

@@ -10,6 +10,8 @@ class Fiber;
 
 void kernel_lock();
 void kernel_unlock();
+// Takes it if it is free.
+bool kernel_try_lock();
 bool kernel_locked_by_me();
 // Another thread waits for it.
 bool kernel_lock_wanted();

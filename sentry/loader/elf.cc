@@ -3,12 +3,12 @@
 #include <elf.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "sentry/base/log.h"
+#include "sentry/base/random.h"
 #include "sentry/platform/layout.h"
 
 namespace sbx::loader {
@@ -24,11 +24,7 @@ constexpr u64 kStubStart = platform::kReservedBegin, kStubEnd = platform::kReser
 constexpr u64 kPieBase = 0x555555554000, kInterpreterBase = 0x7e9800000000, kStackTop = 0x7e9000000000;
 constexpr u64 kRandomPages = 1 << 22;  // 16 GiB of play: 22 bits
 
-u64 random_pages(u64 pages) {
-  u64 r = 0;
-  if (getrandom(&r, sizeof(r), 0) != sizeof(r)) return 0;
-  return (r % pages) * kPageSize;
-}
+u64 random_pages(u64 pages) { return (random_u64() % pages) * kPageSize; }
 
 Result<void> read_exact(vfs::File& file, u64 offset, void* to, size_t n) {
   size_t done = 0;
@@ -42,6 +38,13 @@ Result<void> read_exact(vfs::File& file, u64 offset, void* to, size_t n) {
   return {};
 }
 
+// The same from `head`, the file's first bytes, as far as that goes.
+Result<void> read_exact(vfs::File& file, std::string_view head, u64 offset, void* to, size_t n) {
+  if (offset > head.size() || n > head.size() - offset) return read_exact(file, offset, to, n);
+  std::memcpy(to, head.data() + offset, n);
+  return {};
+}
+
 struct Elf {
   Elf64_Ehdr header{};
   std::vector<Elf64_Phdr> segments;
@@ -50,9 +53,9 @@ struct Elf {
   bool executable_stack = false;
 };
 
-Result<Elf> read_elf(vfs::File& file) {
+Result<Elf> read_elf(vfs::File& file, std::string_view head) {
   Elf elf;
-  TRY(read_exact(file, 0, &elf.header, sizeof(elf.header)));
+  TRY(read_exact(file, head, 0, &elf.header, sizeof(elf.header)));
   const Elf64_Ehdr& h = elf.header;
   if (std::memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_machine != EM_X86_64 ||
       (h.e_type != ET_EXEC && h.e_type != ET_DYN) || h.e_phentsize != sizeof(Elf64_Phdr) || h.e_phnum == 0 ||
@@ -60,12 +63,12 @@ Result<Elf> read_elf(vfs::File& file) {
     return Errno::kNoexec;
   }
   elf.segments.resize(h.e_phnum);
-  TRY(read_exact(file, h.e_phoff, elf.segments.data(), h.e_phnum * sizeof(Elf64_Phdr)));
+  TRY(read_exact(file, head, h.e_phoff, elf.segments.data(), h.e_phnum * sizeof(Elf64_Phdr)));
   for (const Elf64_Phdr& p : elf.segments) {
     if (p.p_type == PT_INTERP) {
       if (p.p_filesz < 2 || p.p_filesz > 4096) return Errno::kNoexec;
       elf.interpreter.resize(p.p_filesz);
-      TRY(read_exact(file, p.p_offset, elf.interpreter.data(), p.p_filesz));
+      TRY(read_exact(file, head, p.p_offset, elf.interpreter.data(), p.p_filesz));
       if (elf.interpreter.back() != '\0') return Errno::kNoexec;
       elf.interpreter.resize(std::strlen(elf.interpreter.c_str()));
     } else if (p.p_type == PT_GNU_STACK) {
@@ -170,15 +173,21 @@ u64 argument_limit(u64 stack_limit) {
   return std::clamp(stack_limit / 4, kFloor, kCeiling);
 }
 
-Result<std::optional<ScriptLine>> read_script_line(vfs::File& file) {
-  char buffer[256] = {};
-  vfs::KernelSink sink(buffer, sizeof(buffer));
+Result<std::string> read_head(vfs::File& file) {
+  constexpr size_t kHead = 1024;
+  std::string head(kHead, '\0');
+  vfs::KernelSink sink(head.data(), kHead);
   u64 at = 0;
-  size_t n = TRY(file.read(sink, &at));
-  if (n < 2 || buffer[0] != '#' || buffer[1] != '!') return std::optional<ScriptLine>{};
-  std::string_view line(buffer, n);
+  head.resize(TRY(file.read(sink, &at)));
+  return head;
+}
+
+Result<std::optional<ScriptLine>> script_line(std::string_view head) {
+  constexpr size_t kMaxLine = 256;  // BINPRM_BUF_SIZE
+  std::string_view line = head.substr(0, kMaxLine);
+  if (!line.starts_with("#!")) return std::optional<ScriptLine>{};
   size_t newline = line.find('\n');
-  bool truncated = newline == std::string_view::npos && n == sizeof(buffer);
+  bool truncated = newline == std::string_view::npos && line.size() == kMaxLine;
   line = line.substr(2, newline == std::string_view::npos ? newline : newline - 2);
   auto blank = [](char c) { return c == ' ' || c == '\t'; };
   while (!line.empty() && blank(line.front())) line.remove_prefix(1);
@@ -199,7 +208,7 @@ Result<std::optional<ScriptLine>> read_script_line(vfs::File& file) {
 }
 
 Result<LoadedProgram> load_elf(const LoadRequest& request) {
-  Elf elf = TRY(read_elf(*request.file));
+  Elf elf = TRY(read_elf(*request.file, request.head));
   LoadedProgram program;
   platform::ExecImage& image = program.image;
   program.files.push_back(request.file);
@@ -221,7 +230,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
   program.interpreted = !elf.interpreter.empty();
   if (program.interpreted) {
     RefPtr<vfs::File> file = TRY(request.open_interpreter(elf.interpreter));
-    auto parsed = read_elf(*file);
+    auto parsed = read_elf(*file, TRY(read_head(*file)));
     if (!parsed) return parsed.error() == Errno::kNoexec ? Errno::kLibbad : parsed.error();
     Elf& interp = *parsed;
     if (interp.header.e_type == ET_DYN) interpreter_base = kInterpreterBase + random_pages(kRandomPages) - interp.low;
@@ -260,7 +269,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
   program.arg_start = builder.pointer();
   u64 platform_name = builder.push_string("x86_64");
   u8 random[16];
-  if (getrandom(random, sizeof(random), 0) != sizeof(random)) return Errno::kAgain;
+  fill_random(random, sizeof(random));
   u64 random_at = builder.push_bytes(random, sizeof(random));
   builder.align(16);
 

@@ -14,6 +14,7 @@ namespace sbx::loader {
 
 struct LoadRequest {
   RefPtr<vfs::File> file;  // opened for reading, execute permission checked
+  std::string head;        // what read_head() says of it
   std::string filename;    // AT_EXECFN
   std::vector<std::string> argv, envp;
   const security::Credentials* creds = nullptr;  // after exec
@@ -36,12 +37,15 @@ struct LoadedProgram {
 // kNoexec: not an ELF for this machine. kTooBig: arguments too long. kLibbad...: as Linux.
 Result<LoadedProgram> load_elf(const LoadRequest& request);
 
-// If the file begins with "#!": interpreter path and optional argument; nullopt: no script.
+// The first KiB of a file, or what there is: what tells how it is run, and mostly all that the loading asks for.
+Result<std::string> read_head(vfs::File& file);
+
+// If a file that begins with `head` begins with "#!": interpreter path and optional argument; nullopt: no script.
 struct ScriptLine {
   std::string interpreter, argument;
   bool has_argument = false;
 };
-Result<std::optional<ScriptLine>> read_script_line(vfs::File& file);
+Result<std::optional<ScriptLine>> script_line(std::string_view head);
 
 // Bytes that argv and envp may take (execve(2), "Limits on size of arguments and environment").
 u64 argument_limit(u64 stack_limit);

@@ -92,9 +92,9 @@ u32 GuestThreadImpl::read_ahead(const LeaseTerms& terms) {
   if (whole && area.luck == 0 && ++area.passed_by % kSeldom != 0) return 0;
   const u64 wanted = whole ? terms.size : kLibraryHead;
   iovec to{host_->window() + kCopyInBytes, wanted};
-  ssize_t got = preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);
+  ssize_t got = terms.no_nowait ? -1 : preadv2(terms.fd, &to, 1, 0, RWF_NOWAIT);
   // Overlays on the host do not know that. The read that would follow would wait as long.
-  if (got < 0 && errno == EOPNOTSUPP) got = preadv2(terms.fd, &to, 1, 0, 0);
+  if (terms.no_nowait || (got < 0 && errno == EOPNOTSUPP)) got = preadv2(terms.fd, &to, 1, 0, 0);
   if (got != static_cast<ssize_t>(wanted)) return 0;
   files_read_ahead.add();
   return static_cast<u32>(got);

@@ -27,6 +27,7 @@ struct LeaseTerms {
   bool with_stat = false;
   abi::Stat stat;          // with_stat: what fstat says
   bool may_close = false;  // nobody would miss a close that comes late
+  bool no_nowait = false;  // the host's filesystem refuses RWF_NOWAIT
   int fd = -1;             // the host's, to read ahead from; borrowed; -1: not to be
 };
 

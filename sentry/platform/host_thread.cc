@@ -1,6 +1,5 @@
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
+#include "sentry/base/random.h"
 #include "sentry/platform/internal.h"
 
 namespace sbx::platform {
@@ -126,9 +126,7 @@ void HostThread::reply(Command command, i64 ret, u32 out_count) {
 
 u64 PlatformImpl::random_cookie() {
   u64 value = 0;
-  while (value == 0) {
-    if (getrandom(&value, sizeof(value), 0) != sizeof(value)) PANIC("getrandom failed");
-  }
+  while (value == 0) value = random_u64();
   return value;
 }
 

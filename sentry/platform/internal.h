@@ -206,6 +206,9 @@ class GuestThreadImpl final : public GuestThread {
   u64 signal_mask() const override;
   void set_signal_mask(u64 mask) override;
   void set_identity(const Identity& id) override;
+  void set_childless(bool childless) override {
+    if (host_) __atomic_store_n(&host_->slot().childless, u32{childless}, __ATOMIC_SEQ_CST);
+  }
   void limit_memory(u64 address_space, u64 data) override;
   i32 host_tid() const override { return host_ ? host_->tid : 0; }
   RefPtr<AddressSpace> address_space() const override;

@@ -341,6 +341,7 @@ struct alignas(64) Slot {
   u32 futex_luck, futex_passed;        // stub: how often looking at a futex word paid lately; waits without a look
   u32 has_stack_limit;                 // sentry
   u64 stack_limit[2];                  // sentry: RLIMIT_STACK, soft and hard
+  u32 childless;                       // sentry: wait4 has nobody to wait for
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

@@ -257,6 +257,9 @@ class GuestThread {
   };
   virtual void set_identity(const Identity& id) = 0;
 
+  // The stub may answer wait4(2) with ECHILD by itself, until told otherwise. A new thread or image begins without.
+  virtual void set_childless(bool childless) = 0;
+
   // RLIMIT_AS and RLIMIT_DATA of the guest process (bytes, RLIM_INFINITY for none): the host keeps them for its stub,
   // whose own areas are added. Children inherit them; exec() begins without.
   virtual void limit_memory(u64 address_space, u64 data) = 0;

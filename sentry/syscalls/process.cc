@@ -27,8 +27,34 @@ namespace {
 
 Result<i64> do_clone(Task& task, const task::CloneArgs& args) { return task::clone_task(task, args); }
 
+// Strings of one task's memory, most of which lie together: a page is read once.
+class PagedStrings {
+ public:
+  explicit PagedStrings(Task& task) : task_(task) {}
+  Result<std::string> read(u64 addr, size_t max) {
+    const u64 page = addr & ~(kPageSize - 1);
+    if (!known_ || page != page_) {
+      page_ = page;
+      known_ = task_.memory().read(page, bytes_, sizeof(bytes_)).has_value();
+    }
+    if (known_) {
+      const char* from = bytes_ + (addr - page);
+      const size_t room = kPageSize - (addr - page);
+      const size_t length = strnlen(from, room);
+      if (length < room && length <= max) return std::string(from, length);
+    }
+    return task_.memory().read_string(addr, max);
+  }
+
+ private:
+  Task& task_;
+  u64 page_ = 0;
+  bool known_ = false;
+  char bytes_[kPageSize];
+};
+
 // Strings of argv or envp; kTooBig beyond what exec could use.
-Result<std::vector<std::string>> read_strings(Task& task, u64 array, u64& budget) {
+Result<std::vector<std::string>> read_strings(Task& task, PagedStrings& strings, u64 array, u64& budget) {
   std::vector<std::string> out;
   if (array == 0) return out;  // Linux takes a null argv and envp for empty lists
   constexpr size_t kChunk = 32;
@@ -49,7 +75,7 @@ Result<std::vector<std::string>> read_strings(Task& task, u64 array, u64& budget
     u64 pointer = pointers[at++];
     if (pointer == 0) return out;
     constexpr u64 kMaxString = 128 * 1024;  // MAX_ARG_STRLEN
-    auto text = task.memory().read_string(pointer, kMaxString);
+    auto text = strings.read(pointer, kMaxString);
     if (!text) return text.error() == Errno::kNametoolong ? Errno::kTooBig : text.error();
     u64 cost = text->size() + 1 + sizeof(u64);
     if (cost > budget) return Errno::kTooBig;
@@ -58,11 +84,17 @@ Result<std::vector<std::string>> read_strings(Task& task, u64 array, u64& budget
   }
 }
 
+Result<void> read_arguments(Task& task, u64 argv, u64 envp, task::ExecArgs& args) {
+  u64 budget = loader::argument_limit(task.group->limit(RLIMIT_STACK));
+  PagedStrings strings(task);
+  args.argv = TRY(read_strings(task, strings, argv, budget));
+  args.envp = TRY(read_strings(task, strings, envp, budget));
+  return {};
+}
+
 Result<i64> do_exec(Task& task, int dirfd, const std::string& path, u64 argv, u64 envp, u32 flags) {
   task::ExecArgs args;
-  u64 budget = loader::argument_limit(task.group->limit(RLIMIT_STACK));
-  args.argv = TRY(read_strings(task, argv, budget));
-  args.envp = TRY(read_strings(task, envp, budget));
+  TRY(read_arguments(task, argv, envp, args));
   args.filename = path;
   if (path.empty()) {
     if ((flags & AT_EMPTY_PATH) == 0) return Errno::kNoent;

@@ -132,7 +132,10 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
     kernel().add_group(*group);
     ThreadGroup* parent = (f & CLONE_PARENT) != 0 ? self.parent : &self;
     group->parent = parent;
-    if (parent != nullptr) parent->children.push_back(group);
+    if (parent != nullptr) {
+      parent->children.push_back(group);
+      tell_of_children(*parent);
+    }
     join_process_group(*group, self.group);
     group->leader = child;
     ++kernel().processes_started;

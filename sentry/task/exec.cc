@@ -96,14 +96,17 @@ Result<RefPtr<vfs::File>> open_program(const security::Credentials& creds, const
 // Everything that can fail without harm to the caller.
 Result<Prepared> prepare(const Task& task, ExecArgs& args) {
   Prepared out;
+  loader::LoadRequest request;
   vfs::Path path = args.file;
   std::string interpreter_comm = base_name(args.filename);
   if (args.argv.empty()) args.argv.emplace_back();
   for (int depth = 0;; ++depth) {
     RefPtr<vfs::File> file = TRY(open_program(*task.creds, path));
-    auto script = TRY(loader::read_script_line(*file));
+    std::string head = TRY(loader::read_head(*file));
+    auto script = TRY(loader::script_line(head));
     if (!script) {
       out.exe_file = std::move(file);
+      request.head = std::move(head);
       out.exe = path;
       break;
     }
@@ -122,7 +125,6 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
   out.creds = credentials_after_exec(*task.creds, out.exe, attr, tracer_may_see_more(task), &secure);
   out.comm = std::move(interpreter_comm);
 
-  loader::LoadRequest request;
   request.file = out.exe_file;
   request.filename = args.filename;
   request.argv = std::move(args.argv);

@@ -39,7 +39,10 @@ void reparent_children(ThreadGroup& dying) {
       send_to_group(*child, info);
     }
     for (Task* task : child->tasks) task->publish_identity();
-    if (heir != nullptr) heir->children.push_back(child);
+    if (heir != nullptr) {
+      heir->children.push_back(child);
+      tell_of_children(*heir);
+    }
     if (child->zombie && !child->tracer_first) notify_parent_of_exit(*child);
   }
 }

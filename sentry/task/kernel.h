@@ -135,6 +135,8 @@ struct WaitReport {
   bool traced = false;  // a stop of a tracee: CLD_TRAPPED
 };
 Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request);
+// The group got a child or a tracee: its stubs ask again who wait for one.
+void tell_of_children(ThreadGroup& group);
 // Leaves the zombie to the parent's wait, or removes it at once if nobody will wait. Sends the exit signal.
 void notify_parent_of_exit(ThreadGroup& group);
 // A zombie (or a stopped child) disappears from its parent.

@@ -53,6 +53,7 @@ void link(Task& tracer, Task& target, bool seize, u32 options) {
   target.trace->seized = seize;
   target.trace->options = options;
   tracer.tracees.push_back(&target);
+  tell_of_children(*tracer.group);
   target.publish_watch();
 }
 
@@ -73,6 +74,7 @@ SigInfo stop_signal_of(const Task& tracer) {
 // A tracee's end, for its tracer.
 void leave_zombie(ThreadGroup& tracers, const TraceZombie& zombie) {
   tracers.trace_zombies.push_back(zombie);
+  tell_of_children(tracers);
   SigInfo info;
   info.signo = SIGCHLD;
   info.code = WIFEXITED(zombie.status) ? CLD_EXITED : CLD_KILLED;

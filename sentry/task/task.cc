@@ -43,6 +43,7 @@ void Task::publish_watch() {
                  SYS_faccessat}) {
     names |= seccomp && !seccomp->always_allows(nr);
   }
+  if (seccomp && !seccomp->always_allows(SYS_wait4)) thread->set_childless(false);
   thread->watch_calls({traced || filtered, calls || filtered, calls, traced, names});
 }
 

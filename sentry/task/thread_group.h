@@ -95,6 +95,7 @@ class ThreadGroup : public RefCounted {
 
   Usage usage;            // of exited threads and, when zombie, of the whole process
   Usage children_usage;   // of waited-for children
+  bool told_childless = false;  // its stubs were
   u64 start_time_ns = 0;  // CLOCK_MONOTONIC
 
   std::unique_ptr<fiber::Timer> real_timer;  // ITIMER_REAL / alarm

@@ -1,4 +1,5 @@
 // wait4 and waitid: finding a child with news (wait(2), kernel/exit.c do_wait).
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "sentry/task/kernel.h"
@@ -56,7 +57,25 @@ bool matches(const Task& task, const ThreadGroup& child, const WaitRequest& requ
   return (request.options & kWall) != 0 || is_clone == ((request.options & kWclone) != 0);
 }
 
+// After a child was waited for: whether there is anybody else.
+void tell_if_childless(Task& task) {
+  ThreadGroup& self = *task.group;
+  if (!self.children.empty() || !self.trace_zombies.empty()) return;
+  if (task.seccomp && !task.seccomp->always_allows(SYS_wait4)) return;
+  for (const Task* thread : self.tasks) {
+    if (!thread->tracees.empty()) return;
+  }
+  self.told_childless = true;
+  task.thread->set_childless(true);
+}
+
 }  // namespace
+
+void tell_of_children(ThreadGroup& group) {
+  if (!group.told_childless) return;
+  group.told_childless = false;
+  for (Task* task : group.tasks) task->thread->set_childless(false);
+}
 
 Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request) {
   ThreadGroup& self = *task.group;
@@ -80,6 +99,7 @@ Result<WaitReport> wait_for_child(Task& task, const WaitRequest& request) {
         if ((request.options & WNOWAIT) == 0) {
           self.children_usage.add(report.usage);
           reap(child);
+          tell_if_childless(task);
         }
         return true;
       }

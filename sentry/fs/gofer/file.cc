@@ -62,11 +62,13 @@ bool inside_fiber() { return fiber::current() != nullptr; }
 Result<size_t> GoferFile::read_some(int fd, void* to, size_t n, u64 offset) {
   iovec iov{to, n};
   auto at = static_cast<off64_t>(offset);
-  if (!no_nowait_) {
+  const u64 dev = inode_->known().dev;
+  const bool no_nowait = inode_->gofer_fs().lacks_nowait(dev);
+  if (!no_nowait) {
     ssize_t got = preadv2(fd, &iov, 1, at, RWF_NOWAIT);
     if (got > 0) return static_cast<size_t>(got);
     if (got < 0 && errno == EOPNOTSUPP)
-      no_nowait_ = true;
+      inode_->gofer_fs().note_no_nowait(dev);
     else if (got == 0)
       return 0;
     else if (errno != EAGAIN)
@@ -74,7 +76,7 @@ Result<size_t> GoferFile::read_some(int fd, void* to, size_t n, u64 offset) {
   }
   ssize_t got = 0;
   int error = 0;
-  if (inside_fiber() && (!no_nowait_ || n > 64 * 1024)) {
+  if (inside_fiber() && (!no_nowait || n > 64 * 1024)) {
     fiber::HostBlock block;
     got = pread64(fd, to, n, at);
     error = errno;
@@ -124,6 +126,7 @@ bool GoferFile::lendable(platform::LeaseTerms& terms) {
   terms.file = inode_->windows();
   terms.size = *size;
   terms.fd = inode_->known_descriptor();
+  terms.no_nowait = inode_->gofer_fs().lacks_nowait(inode_->known().dev);
   if (terms.with_stat) {
     auto now = attr();
     if (!now) return false;

@@ -31,8 +31,7 @@ class GoferFile final : public vfs::File {
   Result<size_t> read_some(int fd, void* to, size_t n, u64 offset);
   Result<size_t> write_some(int fd, const void* from, size_t n, u64 offset);
   RefPtr<GoferInode> inode_;
-  u32 reads_ = 0;           // since it last got a window
-  bool no_nowait_ = false;  // the host's filesystem does not know RWF_NOWAIT
+  u32 reads_ = 0;  // since it last got a window
 };
 
 class GoferDirFile final : public vfs::File {

@@ -6,12 +6,14 @@
 // Kernel lock held everywhere. A round trip keeps it (docs/decisions/0002-gofer-transport.md); host calls that may take
 // long drop it (HostBlock).
 #pragma once
+#include <algorithm>
 #include <list>
 #include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "gofer/protocol/channel.h"
 #include "sentry/base/unique_fd.h"
@@ -52,6 +54,14 @@ class GoferFs final : public vfs::FileSystem {
   void forget_inode(GoferInode& inode);  // its object ends, or its host inode does
   // The guest's st_dev for a host device number.
   u64 guest_dev(u64 host_dev);
+
+  // Whether the host's filesystem on that device, as an overlay, is known to refuse RWF_NOWAIT.
+  bool lacks_nowait(u64 host_dev) const {
+    return std::find(no_nowait_.begin(), no_nowait_.end(), host_dev) != no_nowait_.end();
+  }
+  void note_no_nowait(u64 host_dev) {
+    if (!lacks_nowait(host_dev)) no_nowait_.push_back(host_dev);
+  }
 
   // One request; makes room and tries again when our descriptor table is full.
   template <typename Request>
@@ -126,6 +136,7 @@ class GoferFs final : public vfs::FileSystem {
   };
   std::unordered_map<Identity, GoferInode*, IdentityHash> inodes_;
   std::map<u64, u64> devices_;
+  std::vector<u64> no_nowait_;  // the host's numbers of devices
   std::unordered_set<wire::NodeId> forgotten_;
   DescriptorList kept_;  // most recently used first
   size_t most_kept_ = 1024;

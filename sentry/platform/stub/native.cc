@@ -491,6 +491,19 @@ bool do_stack_limit(const Context& ctx, i64& ret) {
   return true;
 }
 
+// A shell asks again for each child that ended, until there is none.
+bool do_wait4(const Context& ctx, i64& ret) {
+  constexpr u64 kOptions = 0xe000000b;  // WNOHANG WUNTRACED WCONTINUED __WNOTHREAD __WALL __WCLONE
+  const Slot& slot = *ctx.slot;
+  const auto pid = static_cast<i32>(ctx.args[0]);
+  if (__atomic_load_n(&slot.childless, __ATOMIC_RELAXED) == 0 || slot.report_all != 0 || slot.see_native != 0) {
+    return false;
+  }
+  if ((ctx.args[2] & ~kOptions & 0xffffffff) != 0 || (pid != -1 && pid <= 0)) return false;
+  ret = -kEchild;
+  return true;
+}
+
 }  // namespace
 
 bool is_seen(u32 nr, u32 see) {
@@ -648,6 +661,7 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
       ret = 0;
       return true;
     case kNrPrlimit64: return do_stack_limit(ctx, ret);
+    case kNrWait4: return do_wait4(ctx, ret);
     case kNrRseq: ret = -kEnosys; return true;
     case kNrGetrusage: return do_getrusage(ctx, ret);
     default: return false;

@@ -170,6 +170,7 @@ enum Nr : u32 {
   kNrFork = 57,
   kNrVfork = 58,
   kNrExit = 60,
+  kNrWait4 = 61,
   kNrReadlink = 89,
   kNrGetrusage = 98,
   kNrGetuid = 102,
@@ -203,7 +204,7 @@ enum Nr : u32 {
 };
 
 constexpr i64 kEperm = 1, kEintr = 4, kEagain = 11, kEnomem = 12, kEfault = 14, kEinval = 22, kEdeadlk = 35,
-              kEnosys = 38;
+              kEnosys = 38, kEchild = 10;
 constexpr bool failed(i64 ret) { return static_cast<u64>(ret) > static_cast<u64>(-4096); }
 
 // ---- entry.S ----
