@@ -127,7 +127,7 @@ HostResult<void> set_up_container(control::Container& container, std::shared_ptr
 
 HostResult<void> join_container(control::Container& container, UniqueFd gofer_socket) {
   if (!task::kernel().init) return Failure(Errno::kSrch, "the container whose pid namespace it shares has not started");
-  task::kernel().platform->tell_nobody();  // it has a tree of its own
+  task::kernel().platform->tell_nobody(platform::Platform::Differ::kTrees);  // it has a tree of its own
   std::unique_ptr<gofer::Client> client;
   {
     fiber::HostBlock block;  // until it greets

@@ -9,6 +9,7 @@
 
 #include "sentry/base/log.h"
 #include "sentry/base/random.h"
+#include "sentry/loader/library.h"
 #include "sentry/platform/layout.h"
 
 namespace sbx::loader {
@@ -87,8 +88,9 @@ Result<Elf> read_elf(vfs::File& file, std::string_view head) {
 }
 
 // Adds the PT_LOAD mappings at `bias` and returns the end of the image (start of the heap).
-Result<u64> add_segments(const Elf& elf, u64 bias, const vfs::MapHandle& handle, platform::Platform* platform,
+Result<u64> add_segments(const Elf& elf, u64 bias, vfs::File& file, platform::Platform* platform,
                          platform::ExecImage& image) {
+  const vfs::MapHandle handle = TRY(file.map_handle(false));
   u64 end = 0;
   for (const Elf64_Phdr& p : elf.segments) {
     if (p.p_type != PT_LOAD || p.p_memsz == 0) continue;
@@ -104,7 +106,7 @@ Result<u64> add_segments(const Elf& elf, u64 bias, const vfs::MapHandle& handle,
       segment.addr = start;
       segment.length = mapped_end - start;
       segment.prot = prot;
-      segment.source = {handle.host_fd, handle.offset + page_down(p.p_offset)};
+      segment.source = map_source(file, handle, page_down(p.p_offset));
       if (platform != nullptr && handle.steady && prot == (PROT_READ | PROT_EXEC)) {
         segment.source = platform->text(segment.source, segment.length);
       }
@@ -221,8 +223,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
   } else if (elf.low < kPageSize) {
     return Errno::kPerm;  // mmap_min_addr
   }
-  vfs::MapHandle handle = TRY(request.file->map_handle(false));
-  u64 end = TRY(add_segments(elf, bias, handle, request.platform, image));
+  u64 end = TRY(add_segments(elf, bias, *request.file, request.platform, image));
   u64 entry = bias + elf.header.e_entry;
   image.entry = entry;
 
@@ -234,9 +235,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
     if (!parsed) return parsed.error() == Errno::kNoexec ? Errno::kLibbad : parsed.error();
     Elf& interp = *parsed;
     if (interp.header.e_type == ET_DYN) interpreter_base = kInterpreterBase + random_pages(kRandomPages) - interp.low;
-    vfs::MapHandle interp_handle = TRY(file->map_handle(false));
-    u64 interp_end = TRY(add_segments(interp, interpreter_base, interp_handle, request.platform, image));
-    (void)interp_end;
+    TRY(add_segments(interp, interpreter_base, *file, request.platform, image));
     image.entry = interpreter_base + interp.header.e_entry;
     program.files.push_back(file);
   }

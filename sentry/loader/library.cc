@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "sentry/platform/file_window.h"
+#include "sentry/vfs/walk.h"
 
 namespace sbx::loader {
 
@@ -17,6 +18,14 @@ u32 protection(const Elf64_Phdr& p) {
                           ((p.p_flags & PF_X) != 0 ? PROT_EXEC : 0));
 }
 }  // namespace
+
+platform::MapSource map_source(vfs::File& file, const vfs::MapHandle& handle, u64 offset) {
+  platform::MapSource source{handle.host_fd, handle.offset + offset};
+  if (!handle.steady || handle.known_as == nullptr) return source;
+  source.item = handle.known_as->shelf_item();
+  if (source.item->uses == 1) source.item->everybodys = vfs::anybody_may_read(file.path());
+  return source;
+}
 
 std::vector<LibrarySegment> segments_behind(int fd, u64 base, u64 length, u32 prot) {
   char head[platform::kLibraryHead];

@@ -3,6 +3,8 @@
 #include <vector>
 
 #include "sentry/base/types.h"
+#include "sentry/platform/platform.h"
+#include "sentry/vfs/file.h"
 
 namespace sbx::loader {
 
@@ -16,5 +18,9 @@ struct LibrarySegment {
 // maps over it next, in that order (elf/dl-map-segments.h, _dl_map_segments). None if the first mapping is not just
 // what it makes of that file.
 std::vector<LibrarySegment> segments_behind(int fd, u64 base, u64 length, u32 prot);
+
+// Where a private mapping of `file` comes from, `offset` bytes from its start, as its `handle` says. Notes whether
+// stubs may inherit its descriptor (platform/shelf.h).
+platform::MapSource map_source(vfs::File& file, const vfs::MapHandle& handle, u64 offset);
 
 }  // namespace sbx::loader

@@ -18,6 +18,7 @@ NameEntry* table(Board* board) { return reinterpret_cast<NameEntry*>(board + 1);
 
 void PlatformImpl::names_changed() {
   ++name_changes_;
+  shelf_.clear();
   __atomic_fetch_add(&board_->names, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -41,7 +42,8 @@ void PlatformImpl::tell_all(u32 nr, const u64* args, std::string_view path, i64 
   errors_told.add();
 }
 
-void PlatformImpl::tell_nobody() {
+void PlatformImpl::tell_nobody(Differ what) {
+  if (what == Differ::kTrees) shelf_.close();
   if (board_->no_table != 0) return;
   __atomic_store_n(&board_->no_table, 1, __ATOMIC_SEQ_CST);
   memset(static_cast<void*>(table(board_)), 0, 2 * kNamePairs * sizeof(NameEntry));

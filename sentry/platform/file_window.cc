@@ -36,9 +36,15 @@ u32 windows_in_use(const SlotArea& area) {
 
 }  // namespace
 
+const RefPtr<ShelfItem>& WindowFile::shelf_item() {
+  if (!item_) item_ = make_ref<ShelfItem>();
+  return item_;
+}
+
 void WindowFile::retire() {
   if (retired_) return;
   retired_ = true;
+  if (item_) item_->gone = true;
   take_back_positions();
   if (ref_count() > 1) ++all_retirements;
 }

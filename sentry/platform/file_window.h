@@ -8,6 +8,7 @@
 #include "sentry/base/result.h"
 #include "sentry/base/types.h"
 #include "sentry/platform/layout.h"
+#include "sentry/platform/shelf.h"
 
 namespace sbx::platform {
 
@@ -34,6 +35,8 @@ class WindowFile final : public RefCounted {
   void take_back_positions();
   // How often a file that had windows was retired so far: who has windows looks them through when this changed.
   static u64 retirements();
+  // Its place among what stubs inherit.
+  const RefPtr<ShelfItem>& shelf_item();
 
  private:
   static constexpr u32 kMostShorts = 8;
@@ -43,6 +46,7 @@ class WindowFile final : public RefCounted {
   bool library_ = false;
   u32 shorts_ = 0;
   u32 lent_ = 0;  // positions that are out
+  RefPtr<ShelfItem> item_;
 };
 
 // n > 0 bytes of a file's page cache.

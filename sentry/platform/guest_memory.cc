@@ -195,7 +195,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   }
   auto* map = reinterpret_cast<MapOp*>(window);
   std::map<int, int> fds;
-  std::optional<KeptHere> kept(*fresh);
+  std::optional<KeptHere> kept;
   for (const ImageSegment& segment : image.segments) {
     MapOp op{};
     op.addr = segment.addr;
@@ -210,7 +210,12 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
     }
     if (segment.source.fd >= 0) {
       auto [it, added] = fds.try_emplace(segment.source.fd, -1);
-      if (added) it->second = platform_.add_fd(fresh->notif, segment.source.fd);
+      if (added) it->second = platform_.on_shelf(*fresh->process, segment.source);
+      if (it->second < 0) {
+        if (!kept) kept.emplace(*fresh);
+        it->second = platform_.add_fd(fresh->notif, segment.source.fd);
+        platform_.want_on_shelf(segment.source);
+      }
       if (it->second < 0) {
         discard();
         return Errno::kIo;

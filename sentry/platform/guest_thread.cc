@@ -239,6 +239,7 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
     next_area_->take(index);
     process = make_ref<Process>(platform_);
     process->area = std::move(next_area_);
+    process->shelf = host_->process->shelf;
   } else {
     int slot = process->area->take();
     if (slot < 0) return fail(Errno::kAgain);
@@ -247,6 +248,7 @@ void GuestThreadImpl::resume_clone(const CloneRequest& request, GuestThread& chi
       RefPtr<SlotArea> area = process->area;
       process = make_ref<Process>(platform_);
       process->area = area;
+      process->shelf = host_->process->shelf;
     }
   }
   // Before the child is known: the word still names this thread's last child, whose exit must not count as the new
@@ -300,28 +302,54 @@ bool GuestThreadImpl::answers_calls() const {
   return !platform_.options.report_all_syscalls && !watch_.before && !watch_.after && !watch_.text;
 }
 
+void LentSources::add(const MapSource& source) {
+  for (size_t i = 0; i < count; ++i) {
+    if (all[i].source->fd == source.fd) return;
+  }
+  all[count++] = {&source, -1};
+}
+
+int LentSources::number(const MapSource& source) const {
+  for (size_t i = 0; i < count; ++i) {
+    if (all[i].source->fd == source.fd) return all[i].number;
+  }
+  return -1;
+}
+
+// Those that the stub has not inherited are put into it. 0 or -errno.
+int GuestThreadImpl::lend_sources(LentSources& sources) {
+  std::array<int, LentSources::kMost> fds;
+  size_t missing = 0;
+  for (size_t i = 0; i < sources.count; ++i) {
+    LentSources::One& one = sources.all[i];
+    one.number = platform_.on_shelf(*host_->process, *one.source);
+    if (one.number < 0) fds[missing++] = one.source->fd;
+  }
+  if (missing == 0) return 0;
+  const int error = lend_when_rung({fds.data(), missing});
+  if (error < 0 || lost_) return error;
+  for (size_t i = 0, next = 0; i < sources.count; ++i) {
+    LentSources::One& one = sources.all[i];
+    if (one.number >= 0) continue;
+    one.number = fds[next++];
+    platform_.want_on_shelf(*one.source);
+  }
+  return 0;
+}
+
 void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
   if (lost_ || !host_) return;
-  // Each descriptor once, closed with the last mapping of it.
-  std::array<int, 1 + kMostMapNext> ours, theirs;
-  size_t fds = 0;
-  auto place_of = [&](int fd) {
-    const size_t at = static_cast<size_t>(std::find(ours.begin(), ours.begin() + fds, fd) - ours.begin());
-    if (at == fds) ours[fds++] = fd;
-    return at;
-  };
+  LentSources lent;
   if (request.source.fd >= 0) {
-    place_of(request.source.fd);
-    for (const MapNext& next : request.next) place_of(next.source.fd);
-    theirs = ours;
-    const int lent = lend_when_rung({theirs.data(), fds});
+    lent.add(request.source);
+    for (const MapNext& next : request.next) lent.add(next.source);
+    const int error = lend_sources(lent);
     if (lost_) return;
-    if (lent < 0) {
-      finish(Command::kReturn, lent);
+    if (error < 0) {
+      finish(Command::kReturn, error);
       return;
     }
   }
-  const int fd = fds == 0 ? -1 : theirs[0];
   auto& op = *reinterpret_cast<MapOp*>(host_->window());
   auto* next_op = reinterpret_cast<MapNextOp*>(host_->window() + sizeof(MapOp));
   op = {};
@@ -334,20 +362,21 @@ void GuestThreadImpl::resume_mmap(const MmapRequest& request) {
     next_op[i].op.prot = next.prot;
     next_op[i].op.flags = MAP_PRIVATE | MAP_FIXED;
     next_op[i].op.offset = next.source.offset;
-    next_op[i].op.fd = theirs[place_of(next.source.fd)];
+    next_op[i].op.fd = lent.number(next.source);
     next_op[i].offset = next.offset;
     auto again = [&](const MapNext& later) { return later.source.fd == next.source.fd; };
     const bool last = std::none_of(request.next.begin() + static_cast<ptrdiff_t>(i) + 1, request.next.end(), again);
-    next_op[i].op.close_fd = last;
+    next_op[i].op.close_fd = last && !is_on_shelf(next_op[i].op.fd);
   }
   op.addr = request.addr;
   op.length = request.length;
   op.prot = request.prot;
   op.flags = request.flags;
   op.offset = request.source.offset;
-  op.fd = fd;
-  op.close_fd = fd >= 0 && std::none_of(request.next.begin(), request.next.end(),
-                                        [&](const MapNext& next) { return next.source.fd == request.source.fd; });
+  op.fd = request.source.fd < 0 ? -1 : lent.number(request.source);
+  op.close_fd = op.fd >= 0 && !is_on_shelf(op.fd) &&
+                std::none_of(request.next.begin(), request.next.end(),
+                             [&](const MapNext& next) { return next.source.fd == request.source.fd; });
   op.unmap = request.unmap;
   op.report = request.report;
   finish(Command::kMmap, 0);

@@ -24,6 +24,26 @@ RefPtr<SlotArea> SlotArea::make() {
   return area;
 }
 
+void SlotArea::touch(u32 index) {
+  __atomic_store_n(&slot(index).state, u32{kStateNew}, __ATOMIC_RELAXED);
+  __atomic_store_n(window(index), u8{0}, __ATOMIC_RELAXED);
+}
+
+namespace {
+// Kernel lock.
+std::vector<DeadArea>& dead_areas() {
+  static auto* all = new std::vector<DeadArea>;
+  return *all;
+}
+constexpr size_t kMostDead = 4;
+}  // namespace
+
+std::vector<DeadArea> SlotArea::take_dead() { return std::exchange(dead_areas(), {}); }
+
+void SlotArea::unmap_dead(std::vector<DeadArea> dead) {
+  for (const DeadArea& area : dead) munmap(area.base, kSlotsBytes);
+}
+
 void PlatformImpl::make_spare_area(u32 index) {
   if (spare_area_) return;
   spare_area_ = SlotArea::make();
@@ -37,7 +57,10 @@ std::unordered_set<u64>& left_cookies() {
 
 SlotArea::~SlotArea() {
   for (const Left& left : used_) left_cookies().erase(left.cookie);
-  if (base_ != nullptr) munmap(base_, kSlotsBytes);
+  if (base_ == nullptr) return;
+  auto& dead = dead_areas();
+  if (dead.size() >= kMostDead) unmap_dead(take_dead());
+  dead.push_back({base_, std::move(memfd_)});
 }
 
 int SlotArea::take() {

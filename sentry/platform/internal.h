@@ -20,6 +20,7 @@
 #include "sentry/platform/layout.h"
 #include "sentry/platform/patched_text.h"
 #include "sentry/platform/platform.h"
+#include "sentry/platform/shelf.h"
 
 namespace sbx::platform {
 
@@ -32,9 +33,21 @@ struct HostThread;
 // is answered, once, and not taken for a stranger's. An entry goes when its slot is used again, or with the area.
 std::unordered_set<u64>& left_cookies();
 
+// What is left of an area: the mapping to take down, and the memory.
+struct DeadArea {
+  u8* base;
+  UniqueFd memfd;
+};
+
 class SlotArea : public RefCounted {
  public:
+  // Of any thread, as touch() of an area that nobody else has yet.
   static RefPtr<SlotArea> make();
+  // Has the host make the pages that a slot's first call needs.
+  void touch(u32 index);
+  // To take an area down costs 25 µs: those of the last few processes wait until there is time.
+  static std::vector<DeadArea> take_dead();
+  static void unmap_dead(std::vector<DeadArea> dead);
   ~SlotArea() override;
   int memfd() const { return memfd_.get(); }
   Slot& slot(u32 index) const { return *reinterpret_cast<Slot*>(base_ + index * kSlotBytes); }
@@ -100,7 +113,8 @@ class Process : public AddressSpace {
   i32 host_pid_ = 0;
   bool dead = false;  // killed or reaped: no thread of it will ever answer
   bool reaped = false;
-  u32 last_index = 0;  // slot whose break mirror is looked at
+  Shelf::View shelf{};  // what it inherited
+  u32 last_index = 0;   // slot whose break mirror is looked at
   std::vector<struct HostThread*> threads;
 };
 
@@ -151,6 +165,19 @@ struct HostThread {
   // Zygotes: who waits for the image.
   fiber::Fiber* waiter = nullptr;
   bool answered = false;
+};
+
+// Descriptors of ours that a request of mappings names, each once, and what they are in the stub's table.
+struct LentSources {
+  static constexpr size_t kMost = 1 + kMostMapNext;
+  struct One {
+    const MapSource* source;
+    int number;  // -1: not there yet
+  };
+  void add(const MapSource& source);
+  int number(const MapSource& source) const;
+  std::array<One, kMost> all;
+  size_t count = 0;
 };
 
 class GuestThreadImpl final : public GuestThread {
@@ -237,6 +264,7 @@ class GuestThreadImpl final : public GuestThread {
   // A descriptor of ours in the table of the stub; -errno. Parks until the stub sleeps in its doorbell.
   // 0 or -errno; the numbers are the stub's then.
   int lend_when_rung(std::span<int> fds);
+  int lend_sources(LentSources& sources);
   int lend_when_rung(int fd) {
     const int error = lend_when_rung({&fd, 1});
     return error < 0 ? error : fd;
@@ -302,14 +330,15 @@ class PlatformImpl final : public Platform {
   void name_touched(std::string_view name) override;
   u64 name_changes() const override { return name_changes_; }
   void tell_all(u32 nr, const u64* args, std::string_view path, i64 error) override;
-  void tell_nobody() override;
+  void tell_nobody(Differ what) override;
   void views_differ() override { __atomic_store_n(&board_->views_differ, 1, __ATOMIC_SEQ_CST); }
   std::string debug_state() const override;
 
   // Answers the notification (0 in rax); false if the stub left its doorbell: it will ring again.
   bool answer(u64 notif);
   // A descriptor of ours in the table of the stub that waits in `notif`; -errno. lend_fd: for one, kept here meanwhile.
-  int add_fd(u64 notif, int fd);
+  // number: where in its table; -1: the lowest that is free.
+  int add_fd(u64 notif, int fd, int number = -1);
   int lend_fd(const HostThread& thread, int fd) {
     KeptHere kept(thread);
     return add_fd(thread.notif, fd);
@@ -321,6 +350,11 @@ class PlatformImpl final : public Platform {
   // robust.cc: if threads of the process hold robust locks, has its stub release them before it ends, and kills it if
   // that takes long. False: there are none, kill it.
   bool release_robust_locks(Process& process);
+  // The number under which a stub has the source already; -1. With `put`, the next ones may inherit it.
+  int on_shelf(const Process& process, const MapSource& source) {
+    return shelf_.find(process.shelf, source.item.get());
+  }
+  void want_on_shelf(const MapSource& source) { shelf_.want(source.item, source.fd); }
   // The slots of a new process: the spare ones, if there are.
   RefPtr<SlotArea> take_area() { return spare_area_ ? std::move(spare_area_) : SlotArea::make(); }
   // Made when there is time; slot `index` is likely to be the first used.
@@ -346,9 +380,7 @@ class PlatformImpl final : public Platform {
   // exec: the CPUs the guest chose for the thread.
   void keep_affinity(const HostThread& from, const HostThread& to) const;
   // The template's copying takes longer than to wake an idle CPU for it.
-  bool makes_zygote_apart(Command command) const {
-    return command == Command::kMakeZygote && cpus_ >= 2 && cpus_are_free();
-  }
+  bool makes_zygote_apart(Command command) const;
   friend class KeptHere;
   // Before host process `pid` is killed.
   void die_apart(i32 pid);
@@ -388,6 +420,12 @@ class PlatformImpl final : public Platform {
   bool takes_chance(HostThread& thread, u64 now);
   void on_zygote_request(HostThread& thread, RequestKind kind);
   void on_template_request(RequestKind kind);
+  // Zygotes (zygotes.cc).
+  void make_zygote(RefPtr<SlotArea> area);
+  void ask_maker();
+  bool maker_is_late();
+  void end_maker();
+  void make_on_demand();
   void host_block(bool entering);
   HostResult<UniqueFd> make_board();
   HostResult<void> make_template();
@@ -396,6 +434,7 @@ class PlatformImpl final : public Platform {
 
   UniqueFd listener_;
   PatchedText patched_text_;
+  Shelf shelf_;
   RefPtr<SlotArea> spare_area_;
   // Processes that release their robust locks: alive on the host, gone for the guest. Their other threads may ring.
   struct Leaving {
@@ -411,7 +450,17 @@ class PlatformImpl final : public Platform {
   std::deque<std::unique_ptr<HostThread>> zygotes_;  // ready
   std::unique_ptr<HostThread> making_;               // unbound zygote
   fiber::WaitQueue zygote_queue_;
+  // The thread that makes them where a CPU is free for it. Its own lock, taken after the kernel lock.
+  enum class MakerDoes : u8 { kNothing, kWake, kWork, kEnd };
+  std::thread maker_;
+  std::mutex maker_lock_;
+  std::condition_variable maker_wakes_;
+  MakerDoes maker_does_ = MakerDoes::kNothing;
+  i32 maker_tid_ = 0;
+  int maker_avoids_ = -1;  // the CPU that it may not use
+  std::vector<DeadArea> dead_areas_;
   u32 zygotes_failed_ = 0;
+  bool took_zygote_ = false;  // somebody has; until then he waits for the first
   std::atomic<bool> stopping_{false};
 
   // Threads the receiver polls. Only the receiver adds and removes, with the kernel lock; others may clear `thread`.

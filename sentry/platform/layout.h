@@ -68,6 +68,11 @@ constexpr u64 kFileWindowBytes = 8 * 1024 * 1024;
 constexpr u32 kFileWindows = 16;
 constexpr u64 kFileWindowsBytes = kFileWindowBytes * kFileWindows;
 
+// Descriptors that a stub inherits (shelf.h). Below and above is what is put into it for a moment.
+constexpr int kShelfBase = 32;
+constexpr u32 kShelfPlaces = 24;
+constexpr bool is_on_shelf(int fd) { return fd >= kShelfBase && fd < kShelfBase + static_cast<int>(kShelfPlaces); }
+
 // Nothing of the guest may be mapped in [kReservedBegin, kReservedEnd).
 constexpr u64 kReservedBegin = kSlotsBase;
 constexpr u64 kReservedEnd = kFileWindowsBase + kFileWindowsBytes;

@@ -88,7 +88,7 @@ class Mapping {
 }  // namespace
 
 PatchedText::Copy PatchedText::make_copy(int fd, u64 offset, u64 length) {
-  Copy copy{offset, length, {}};
+  Copy copy(offset, length);
   if (length > kMaxText || bytes_ + length > kMaxBytes) return copy;
   u64 used = segment_bytes(fd, offset, length);
   // Programs of two hundred libraries are not rare, and to look through all of their text takes as long as their start.
@@ -141,7 +141,8 @@ MapSource PatchedText::replace(MapSource source, u64 length) {
   }
   if (!known->memfd) return source;
   copies_mapped.add();
-  return {known->memfd.get(), source.offset};
+  known->item->everybodys = source.item && source.item->everybodys;
+  return {known->memfd.get(), source.offset, known->item};
 }
 
 }  // namespace sbx::platform

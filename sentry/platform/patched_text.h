@@ -12,6 +12,7 @@
 
 #include "sentry/base/unique_fd.h"
 #include "sentry/platform/platform.h"
+#include "sentry/platform/shelf.h"
 
 namespace sbx::platform {
 
@@ -22,8 +23,16 @@ class PatchedText {
 
  private:
   struct Copy {
+    Copy(u64 at, u64 bytes) : offset(at), length(bytes), item(make_ref<ShelfItem>()) {}
+    Copy(Copy&&) = default;
+    Copy& operator=(Copy&&) = default;
+    ~Copy() {
+      if (item) item->gone = true;
+    }
+
     u64 offset, length;  // of the file; the memfd has the same offsets
     UniqueFd memfd;      // not valid: not worth it
+    RefPtr<ShelfItem> item;
   };
   struct File {
     off_t size = 0;

@@ -26,7 +26,6 @@ COUNTER(spun, "platform.spun", "requests answered to a spinning stub (threads th
 COUNTER(reactor_events, "platform.reactor_events", "batches of the reactor's events served by the receiver");
 COUNTER(orphans, "platform.orphans_killed", "unknown stubs that rang and were killed");
 
-constexpr u32 kZygoteTarget = 2;
 constexpr u32 kMaxSpares = 3;
 const int kStopSignal = SIGRTMIN;  // of ours alone: what comes from outside is the guest's
 // So many doorbells in a row without an event: the reactor's thread may have its work back.
@@ -42,6 +41,7 @@ __attribute__((noinline)) bool i_receive() { return receives; }
 
 PlatformImpl::~PlatformImpl() {
   fiber::set_host_block_hook(nullptr);
+  end_maker();
   for (auto& thread : threads_) {
     if (thread.joinable()) thread.join();
   }
@@ -66,11 +66,15 @@ bool PlatformImpl::answer(u64 notif) {
   return ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) == 0;
 }
 
-int PlatformImpl::add_fd(u64 notif, int fd) {
+int PlatformImpl::add_fd(u64 notif, int fd, int number) {
   if (notif == 0) return -ENOENT;
   seccomp_notif_addfd request{};
   request.id = notif;
   request.srcfd = static_cast<u32>(fd);
+  if (number >= 0) {
+    request.flags = SECCOMP_ADDFD_FLAG_SETFD;
+    request.newfd = static_cast<u32>(number);
+  }
   int ret = ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
   return ret < 0 ? -errno : ret;
 }
@@ -157,74 +161,6 @@ void PlatformImpl::dispatch(HostThread& thread) {
 }
 
 // ---- template and zygotes ----
-
-void PlatformImpl::on_template_request(RequestKind kind) {
-  if (kind == RequestKind::kBind) {  // the filter is loaded, the descriptor tables are apart
-    template_->reply(Command::kContinue);
-    return;
-  }
-  template_ready_ = true;
-  i64 result = static_cast<i64>(template_->slot().args[0]);
-  if (making_ && template_->slot().nr == 0 && result < 0) {
-    making_.reset();
-    ++zygotes_failed_;
-    zygote_queue_.wake_all();
-    return;
-  }
-  if (zygotes_.size() < kZygoteTarget) want_zygotes();
-}
-
-void PlatformImpl::on_zygote_request(HostThread& thread, RequestKind kind) {
-  if (kind == RequestKind::kBind && making_.get() == &thread) {
-    allow_all_cpus(thread);
-    zygotes_.push_back(std::move(making_));
-    zygotes_failed_ = 0;
-    zygote_queue_.wake_one();
-    if (zygotes_.size() < kZygoteTarget) want_zygotes();
-    return;
-  }
-  thread.answered = true;
-  if (thread.waiter != nullptr) thread.waiter->wake();
-}
-
-void PlatformImpl::want_zygotes() {
-  if (making_ || !template_ready_ || !template_ || template_->where != Where::kSentry) return;
-  auto area = SlotArea::make();
-  if (!area) return;
-  auto process = make_ref<Process>(*this);
-  process->area = area;
-  area->take(0);
-  int fd = lend_fd(*template_, area->memfd());
-  if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
-  making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
-  making_->parent_area = template_->process->area;
-  making_->parent_index = 0;
-  making_->parent_pid = template_->process->host_pid_;
-  Slot& slot = template_->slot();
-  slot.clone.fd = fd;
-  slot.native_child_tid = 0;
-  template_ready_ = false;
-  template_->reply(Command::kMakeZygote);
-}
-
-Result<std::unique_ptr<HostThread>> PlatformImpl::take_zygote() {
-  u64 deadline = fiber::now_ns() + 10'000'000'000ull;
-  u32 failures = zygotes_failed_;
-  while (zygotes_.empty()) {
-    want_zygotes();
-    fiber::Waiter waiter(fiber::current());
-    waiter.join(zygote_queue_);
-    fiber::current()->set_wait_reason("new stub");
-    // The short wait covers a template whose doorbell was interrupted while it was asked.
-    fiber::park_until(fiber::now_ns() + 50'000'000);
-    if (zygotes_.empty() && (fiber::now_ns() > deadline || zygotes_failed_ > failures)) return Errno::kAgain;
-  }
-  auto out = std::move(zygotes_.front());
-  zygotes_.pop_front();
-  return out;
-}
-
-void PlatformImpl::return_zygote(std::unique_ptr<HostThread> zygote) { zygotes_.push_back(std::move(zygote)); }
 
 // ---- death ----
 

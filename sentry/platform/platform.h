@@ -93,6 +93,7 @@ struct CloneRequest {
 struct MapSource {
   int fd = -1;  // -1: anonymous
   u64 offset = 0;
+  RefPtr<ShelfItem> item = {};  // if stubs may have it already
 };
 
 // One mapping of a new image, applied in order.
@@ -346,8 +347,9 @@ class Platform {
   // Call `nr` gives that error for that path, whoever asks, and nothing was said of a change since it began: stubs may
   // know. For calls of name_call() (name_table.h) and what stubs keep.
   virtual void tell_all(u32 nr, const u64* args, std::string_view path, i64 error) = 0;
-  // For good: not everybody is to know what others were told, or would be told the same.
-  virtual void tell_nobody() = 0;
+  // For good: not everybody is to know what others were told, or would be told the same. Of the files there are.
+  enum class Differ { kUsers, kTrees };
+  virtual void tell_nobody(Differ what) = 0;
   // For good: tasks that share a memory, and so what stubs know, have different roots or mounts.
   virtual void views_differ() = 0;
 

@@ -122,7 +122,9 @@ i64 dispatch(Task& task) {
     before.emplace();
     task.looked_at.clear();
   }
-  if (changes && changes_root(nr)) task::kernel().platform->tell_nobody();  // before anybody sees another tree
+  if (changes && changes_root(nr)) {  // before anybody sees another tree
+    task::kernel().platform->tell_nobody(platform::Platform::Differ::kTrees);
+  }
   const Row& row = kTable[nr];
   const u64 began = trace_flags != 0 ? fiber::now_ns() : 0;
   i64 result;

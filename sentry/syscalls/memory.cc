@@ -20,7 +20,8 @@ constexpr u64 kIgnored = MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_ST
 constexpr u64 kPassed = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE;
 
 // Whether a loader maps a shared library: then its next calls are known, too (loader/library.h).
-void add_next(Task& task, const vfs::MapHandle& handle, u64 asked_flags, bool patched, platform::MmapRequest& request) {
+void add_next(Task& task, vfs::File& file, const vfs::MapHandle& handle, u64 asked_flags, bool patched,
+              platform::MmapRequest& request) {
   if (request.addr != 0 || asked_flags != (MAP_PRIVATE | MAP_DENYWRITE) || !handle.steady ||
       handle.known_as == nullptr || request.source.fd != handle.host_fd || request.source.offset != handle.offset ||
       task.trace)
@@ -28,7 +29,7 @@ void add_next(Task& task, const vfs::MapHandle& handle, u64 asked_flags, bool pa
   platform::Platform& platform = *task::kernel().platform;
   for (const loader::LibrarySegment& segment :
        loader::segments_behind(handle.host_fd, handle.offset, request.length, request.prot)) {
-    platform::MapSource source{handle.host_fd, handle.offset + segment.offset};
+    platform::MapSource source = loader::map_source(file, handle, segment.offset);
     if (patched && segment.prot == (PROT_READ | PROT_EXEC)) source = platform.text(source, segment.length);
     request.next.push_back({segment.at, segment.length, segment.offset, segment.prot, source});
   }
@@ -88,8 +89,7 @@ Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags
     if (handle.host_fd < 0) {
       request.flags |= MAP_ANONYMOUS;  // /dev/zero
     } else {
-      request.source.fd = handle.host_fd;
-      request.source.offset = handle.offset + static_cast<u64>(offset);
+      request.source = loader::map_source(*file, handle, static_cast<u64>(offset));
       // A program that needs no interpreter and maps text may be one: valgrind executes it instruction by instruction,
       // and knows nothing of the stub.
       const bool runs_it = task.group->image && task.group->image->interpreted;
@@ -97,7 +97,7 @@ Result<i64> sys_mmap(Task& task, UserAddr addr, Size length, Hex prot, Hex flags
         request.source = task::kernel().platform->text(request.source, page_up(length));
       }
       const bool may_run = !file->path().mount || (file->path().mount->flags & MS_NOEXEC) == 0;
-      if (may_run && task.thread->answers_calls()) add_next(task, handle, flags.v, runs_it, request);
+      if (may_run && task.thread->answers_calls()) add_next(task, *file, handle, flags.v, runs_it, request);
     }
   }
   if (file) lend_position(task, fd, file);  // the loader closes it when it has mapped it

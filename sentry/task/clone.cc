@@ -19,7 +19,7 @@ Result<void> check_namespaces(const Task& task, u64 flags) {
   const u64 wanted = flags & kNamespaceFlags;
   if (wanted == 0) return {};
   if ((wanted & CLONE_NEWUSER) == 0 && !task.creds->capable(kCapSysAdmin)) return Errno::kPerm;
-  if ((wanted & CLONE_NEWNS) != 0) kernel().platform->tell_nobody();
+  if ((wanted & CLONE_NEWNS) != 0) kernel().platform->tell_nobody(platform::Platform::Differ::kTrees);
   if ((wanted & ~static_cast<u64>(CLONE_NEWNS | CLONE_NEWUTS)) != 0) {
     STUB("clone namespace flags", wanted);
     return (wanted & CLONE_NEWUSER) != 0 ? Errno::kPerm : Errno::kInval;

@@ -65,7 +65,9 @@ Session* Kernel::find_session(i32 sid) const {
 void Kernel::note_user(const security::Credentials& creds) {
   if (!user_) user_ = creds.uid;
   const u32 user = *user_;
-  if (creds.uid != user || creds.euid != user || creds.suid != user || creds.fsuid != user) platform->tell_nobody();
+  if (creds.uid != user || creds.euid != user || creds.suid != user || creds.fsuid != user) {
+    platform->tell_nobody(platform::Platform::Differ::kUsers);
+  }
 }
 
 void Kernel::add_task(Task& task) {

@@ -93,10 +93,10 @@ class ThreadGroup : public RefCounted {
   fiber::WaitQueue exit_queue;    // pidfd readiness, `sbx exec` waiters: became a zombie
   fiber::WaitQueue signal_queue;  // signalfd, sigtimedwait: a signal became pending for the group
 
-  Usage usage;            // of exited threads and, when zombie, of the whole process
-  Usage children_usage;   // of waited-for children
+  Usage usage;                  // of exited threads and, when zombie, of the whole process
+  Usage children_usage;         // of waited-for children
   bool told_childless = false;  // its stubs were
-  u64 start_time_ns = 0;  // CLOCK_MONOTONIC
+  u64 start_time_ns = 0;        // CLOCK_MONOTONIC
 
   std::unique_ptr<fiber::Timer> real_timer;  // ITIMER_REAL / alarm
   u64 real_interval_ns = 0;

@@ -24,6 +24,17 @@ Result<void> check_access(const Credentials& creds, Inode& inode, u32 may) {
   return Errno::kAcces;
 }
 
+bool anybody_may_read(const Path& path) {
+  if (!path || path.mount->parent() != nullptr || path.dentry->deleted()) return false;
+  auto file = path.inode()->owner();
+  if (!file || (file->mode & S_IROTH) == 0) return false;
+  for (Dentry* dir = path.dentry->parent(); dir != nullptr; dir = dir->parent()) {
+    auto owner = dir->inode()->owner();
+    if (!owner || (owner->mode & S_IXOTH) == 0) return false;
+  }
+  return true;
+}
+
 Result<void> check_path_access(const Credentials& creds, const Path& path, u32 may) {
   Inode& inode = *path.inode();
   u32 type = inode.type();

@@ -62,6 +62,9 @@ Result<ParentPath> resolve_parent(const WalkContext& ctx, std::string_view path,
 // MAY_READ 4, MAY_WRITE 2, MAY_EXEC 1; real ids for access(2) are the caller's business (other creds).
 constexpr u32 kMayRead = 4, kMayWrite = 2, kMayExec = 1;
 Result<void> check_access(const security::Credentials& creds, Inode& inode, u32 may);
+// Everybody may read the file, and search the directories of its path, as far as their modes say; of the tree's root
+// mount only.
+bool anybody_may_read(const Path& path);
 // As check_access plus read-only mounts (kRofs on write) and noexec.
 Result<void> check_path_access(const security::Credentials& creds, const Path& path, u32 may);
 

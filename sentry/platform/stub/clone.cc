@@ -29,10 +29,11 @@ void store_tid(u64 at, i32 value) {
 // Binds and waits for the sentry's word to start.
 void bind(Context& ctx) { ask_sentry(ctx, RequestKind::kBind); }
 
-// In a forked child: its own slots over the parent's, nothing of the parent's descriptors and file windows.
+// In a forked child: its own slots over the parent's, nothing of what was lent to the parent, descriptors and file
+// windows.
 void adopt_slots(i32 fd) {
   if (failed(sys6(kNrMmap, kSlotsBase, kSlotsBytes, 3, 0x11 | 0x4000, static_cast<u64>(fd), 0))) die();
-  sys6(kNrCloseRange, 0, ~0u, 0);
+  close_strays();
   if (process().file_windows == 0) return;
   process().file_windows = 0;
   sys6(kNrMunmap, kFileWindowsBase, kFileWindowsBytes);

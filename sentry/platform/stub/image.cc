@@ -34,7 +34,7 @@ void load_image(Slot& slot) {
     if (copy[i].offset > kWindowBytes || copy[i].length > kWindowBytes - copy[i].offset) die();
     if (!copy_out(copy[i].addr, window(slot) + copy[i].offset, copy[i].length)) result = -kEfault;
   }
-  sys6(kNrCloseRange, 0, ~0u, 0);
+  close_strays();
   sys6(kNrPrctl, kPrSetName, reinterpret_cast<u64>(slot.image.name));
   process().brk_start = process().brk_end = slot.image.brk_start;
   slot.brk_start = slot.brk_end = slot.image.brk_start;
@@ -66,7 +66,7 @@ void make_zygote(Slot& slot) {
   i64 ret = sys6(kNrClone, 0x8000 | 0x100000 | 17, 0, reinterpret_cast<u64>(&slot.native_child_tid), 0, 0);
   if (ret == 0) {
     if (failed(sys6(kNrMmap, kSlotsBase, kSlotsBytes, 3, 0x11 | 0x4000, static_cast<u64>(fd), 0))) die();
-    sys6(kNrCloseRange, 0, ~0u, 0);
+    close_strays();
     submit(slot, RequestKind::kBind);
     return;
   }

@@ -207,6 +207,12 @@ constexpr i64 kEperm = 1, kEintr = 4, kEagain = 11, kEnomem = 12, kEfault = 14, 
               kEnosys = 38, kEchild = 10;
 constexpr bool failed(i64 ret) { return static_cast<u64>(ret) > static_cast<u64>(-4096); }
 
+// Closes all descriptors but those that are inherited from the template on purpose.
+inline void close_strays() {
+  sys6(kNrCloseRange, 0, kShelfBase - 1, 0);
+  sys6(kNrCloseRange, kShelfBase + kShelfPlaces, ~0u, 0);
+}
+
 // ---- entry.S ----
 extern "C" {
 // Copies n bytes; returns how many were not copied because of a fault.
