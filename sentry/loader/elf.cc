@@ -234,8 +234,14 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
     auto parsed = read_elf(*file, TRY(read_head(*file)));
     if (!parsed) return parsed.error() == Errno::kNoexec ? Errno::kLibbad : parsed.error();
     Elf& interp = *parsed;
-    if (interp.header.e_type == ET_DYN) interpreter_base = kInterpreterBase + random_pages(kRandomPages) - interp.low;
+    const bool moves = interp.header.e_type == ET_DYN;
+    if (moves) interpreter_base = kInterpreterBase + random_pages(kRandomPages) - interp.low;
+    const size_t first = image.segments.size();
     TRY(add_segments(interp, interpreter_base, *file, request.platform, image));
+    if (moves) {
+      image.interpreter = {
+          first, image.segments.size() - first, interpreter_base, kInterpreterBase - interp.low, kRandomPages, 0};
+    }
     image.entry = interpreter_base + interp.header.e_entry;
     program.files.push_back(file);
   }
@@ -280,6 +286,7 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
     }
   }
   const security::Credentials& creds = *request.creds;
+  constexpr size_t kBaseEntry = 7;
   const u64 aux[][2] = {
       {AT_SYSINFO_EHDR, getauxval(AT_SYSINFO_EHDR)},  // stubs are forks of us: the vDSO is at the same place
       {AT_HWCAP, getauxval(AT_HWCAP)},
@@ -303,6 +310,9 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
       {51 /* AT_MINSIGSTKSZ */, std::max<u64>(getauxval(51), 2048)},
       {AT_NULL, 0},
   };
+  static_assert(sizeof(aux[0]) == sizeof(Elf64_auxv_t));
+  CHECK(aux[kBaseEntry][0] == AT_BASE);
+  program.base_at = kBaseEntry * sizeof(aux[0]) + sizeof(u64);
   program.auxv.assign(reinterpret_cast<const char*>(aux), sizeof(aux));
 
   // argc, argv, NULL, envp, NULL, auxv: the total must leave the stack pointer 16-byte aligned.
@@ -311,7 +321,8 @@ Result<LoadedProgram> load_elf(const LoadRequest& request) {
     u64 zero = 0;
     builder.push_bytes(&zero, 8);
   }
-  builder.push_bytes(aux, sizeof(aux));
+  const u64 aux_at = builder.push_bytes(aux, sizeof(aux));
+  image.interpreter.bias_word = aux_at + kBaseEntry * sizeof(aux[0]) + sizeof(u64);
   auto push_word = [&](u64 v) { builder.push_bytes(&v, 8); };
   push_word(0);
   for (u64 p : envp) push_word(p);  // pushed last to first, as they were collected

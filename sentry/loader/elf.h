@@ -31,6 +31,7 @@ struct LoadedProgram {
   std::vector<RefPtr<vfs::File>> files;
   u64 arg_start = 0, arg_end = 0, env_start = 0, env_end = 0, stack_start = 0;
   std::string auxv;
+  size_t base_at = 0;        // in auxv: the value of AT_BASE, which exec may correct
   bool interpreted = false;  // it names an interpreter, which maps its libraries
 };
 

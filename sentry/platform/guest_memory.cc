@@ -180,7 +180,20 @@ void GuestThreadImpl::limit_memory(u64 address_space, u64 data) {
 
 // ---- exec ----
 
-Result<void> GuestThreadImpl::exec(const ExecImage& image) {
+MapOp map_op(const ImageSegment& segment, u64 bias) {
+  MapOp op{};
+  op.addr = segment.addr + bias;
+  op.length = segment.length;
+  op.prot = segment.prot;
+  op.flags = MAP_PRIVATE | MAP_FIXED;
+  op.offset = segment.source.offset;
+  op.zero_from = segment.zero_from != 0 ? segment.zero_from + bias : 0;
+  op.fd = -1;
+  if (segment.source.fd < 0) op.flags |= MAP_ANONYMOUS;
+  return op;
+}
+
+Result<void> GuestThreadImpl::exec(ExecImage& image) {
   std::unique_ptr<HostThread> fresh = TRY(platform_.take_zygote());
   auto discard = [&] {
     fresh->process->kill();
@@ -188,7 +201,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   };
   Slot& s = fresh->slot();
   u8* window = fresh->window();
-  size_t head = image.segments.size() * sizeof(MapOp) + image.data.size() * sizeof(CopyOp);
+  size_t head = (image.segments.size() + 1) * sizeof(MapOp) + image.data.size() * sizeof(CopyOp);
   if (head > kWindowBytes) {
     platform_.return_zygote(std::move(fresh));
     return Errno::kTooBig;
@@ -196,14 +209,19 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
   auto* map = reinterpret_cast<MapOp*>(window);
   std::map<int, int> fds;
   std::optional<KeptHere> kept;
-  for (const ImageSegment& segment : image.segments) {
+  const bool preloaded = platform_.use_preload(*fresh->process, image);
+  if (const auto& other = fresh->process->preload; other && !preloaded) {
     MapOp op{};
-    op.addr = segment.addr;
-    op.length = segment.length;
-    op.prot = segment.prot;
-    op.flags = MAP_PRIVATE | MAP_FIXED;
-    op.zero_from = segment.zero_from;
-    op.fd = -1;
+    op.unmap = 1;
+    op.addr = fresh->process->preload_bias + other->low;
+    op.length = other->high - other->low;
+    *map++ = op;
+  }
+  fresh->process->preload = nullptr;
+  for (size_t i = 0; i < image.segments.size(); ++i) {
+    const ImageSegment& segment = image.segments[i];
+    if (preloaded && i - image.interpreter.first < image.interpreter.count) continue;
+    MapOp op = map_op(segment, 0);
     if (segment.addr < kReservedEnd && segment.addr + segment.length > kReservedBegin) {
       discard();
       return Errno::kNomem;
@@ -221,13 +239,11 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
         return Errno::kIo;
       }
       op.fd = it->second;
-      op.offset = segment.source.offset;
-    } else {
-      op.flags |= MAP_ANONYMOUS;
     }
     *map++ = op;
   }
   kept.reset();
+  const auto maps = static_cast<u32>(map - reinterpret_cast<MapOp*>(window));
   auto* copy = reinterpret_cast<CopyOp*>(map);
   size_t used = head;
   u32 copies = 0;
@@ -242,8 +258,7 @@ Result<void> GuestThreadImpl::exec(const ExecImage& image) {
     memcpy(window + used, data.bytes.data(), data.bytes.size());
     used += data.bytes.size();
   }
-  s.image = {
-      static_cast<u32>(image.segments.size()), copies, image.entry, image.sp, image.brk_start, image.mmap_top, {}};
+  s.image = {maps, copies, image.entry, image.sp, image.brk_start, image.mmap_top, {}};
   image.name.copy(s.image.name, sizeof(s.image.name) - 1);
   fresh->waiter = fiber::current();
   fresh->answered = false;

@@ -26,7 +26,11 @@ RefPtr<SlotArea> SlotArea::make() {
 
 void SlotArea::touch(u32 index) {
   __atomic_store_n(&slot(index).state, u32{kStateNew}, __ATOMIC_RELAXED);
-  __atomic_store_n(window(index), u8{0}, __ATOMIC_RELAXED);
+  constexpr u64 kImage = 2 * kPageSize;  // about as much a program's arguments take
+  for (u64 at = 0; at < kImage; at += kPageSize) __atomic_store_n(window(index) + at, u8{0}, __ATOMIC_RELAXED);
+  __atomic_store_n(window(index) + kCopyInBytes, u8{0}, __ATOMIC_RELAXED);
+  __atomic_store_n(&lease(0).word, u64{0}, __ATOMIC_RELAXED);
+  __atomic_store_n(closes(), u64{0}, __ATOMIC_RELAXED);
 }
 
 namespace {
@@ -127,18 +131,22 @@ HostThread::~HostThread() {
   --platform.host_threads;
 }
 
-void HostThread::reply(Command command, i64 ret, u32 out_count) {
+void HostThread::publish(Command command, i64 ret, u32 out_count) {
   Slot& s = slot();
   where = Where::kNative;
-  bool polls = platform.will_poll(*this, command);
   s.command = command;
   s.out_count = static_cast<u8>(out_count);
   s.ret = ret;
   __atomic_store_n(&s.state, kStateReply, __ATOMIC_RELEASE);
+}
+
+void HostThread::reply(Command command, i64 ret, u32 out_count) {
+  bool polls = platform.will_poll(*this, command);
+  publish(command, ret, out_count);
   if (notif != 0) {
     u64 id = notif;
     notif = 0;
-    if (polls || platform.makes_zygote_apart(command)) {
+    if (polls) {
       platform.wake_apart(*this);
     } else {
       platform.wake_here();

@@ -89,6 +89,8 @@ class SlotArea : public RefCounted {
 class KeptHere {
  public:
   explicit KeptHere(const HostThread& thread);
+  // Without the kernel lock: of so many CPUs, thread `tid`.
+  KeptHere(u32 cpus, i32 tid);
   ~KeptHere();
   KeptHere(const KeptHere&) = delete;
   KeptHere& operator=(const KeptHere&) = delete;
@@ -96,6 +98,13 @@ class KeptHere {
  private:
   i32 tid_ = 0;  // 0: left alone
   cpu_set_t before_{};
+};
+
+// What most programs are run by, mapped ahead of the exec. Addresses are relative to its bias.
+struct Preload {
+  std::vector<ImageSegment> segments;
+  u64 area_begin = 0, places = 0;
+  u64 low = 0, high = 0;
 };
 
 // One host process.
@@ -114,7 +123,10 @@ class Process : public AddressSpace {
   bool dead = false;  // killed or reaped: no thread of it will ever answer
   bool reaped = false;
   Shelf::View shelf{};  // what it inherited
-  u32 last_index = 0;   // slot whose break mirror is looked at
+  // Zygotes: an interpreter mapped ahead, and where.
+  std::shared_ptr<const Preload> preload;
+  u64 preload_bias = 0;
+  u32 last_index = 0;  // slot whose break mirror is looked at
   std::vector<struct HostThread*> threads;
 };
 
@@ -139,6 +151,8 @@ struct HostThread {
   u8* window() const { return process->area->window(index); }
   // Publishes the reply in the slot and wakes the stub if it sleeps in a doorbell. `out_count`: entries of Slot::out.
   void reply(Command command, i64 ret = 0, u32 out_count = 0);
+  // The first half: the notification is still to be answered.
+  void publish(Command command, i64 ret, u32 out_count);
 
   PlatformImpl& platform;
   RefPtr<Process> process;
@@ -180,6 +194,9 @@ struct LentSources {
   size_t count = 0;
 };
 
+// Maps the segment, moved by `bias`; without the descriptor.
+MapOp map_op(const ImageSegment& segment, u64 bias);
+
 class GuestThreadImpl final : public GuestThread {
  public:
   explicit GuestThreadImpl(PlatformImpl& platform) : platform_(platform) {}
@@ -194,7 +211,7 @@ class GuestThreadImpl final : public GuestThread {
   void resume_exit() override;
   bool answers_calls() const override;
   void resume_mmap(const MmapRequest& request) override;
-  Result<void> exec(const ExecImage& image) override;
+  Result<void> exec(ExecImage& image) override;
   void resume_exec() override;
   void kill_host_process() override;
   Result<void> read(u64 addr, void* to, size_t n) override;
@@ -363,6 +380,9 @@ class PlatformImpl final : public Platform {
   Result<std::unique_ptr<HostThread>> take_zygote();
   void return_zygote(std::unique_ptr<HostThread> zygote);
   void want_zygotes();
+  // Whether the interpreter of `image` is what the zygote has mapped. Then the image's is moved there; else it is what
+  // the next zygotes are to map, if they inherit its files.
+  bool use_preload(Process& zygote, ExecImage& image);
   // Before a clone: the tids of earlier children of this thread that have not bound yet, saved from its slot.
   void keep_child_tids(HostThread& parent);
   void child_failed(HostThread& parent);
@@ -379,8 +399,6 @@ class PlatformImpl final : public Platform {
   void allow_all_cpus(const HostThread& thread);
   // exec: the CPUs the guest chose for the thread.
   void keep_affinity(const HostThread& from, const HostThread& to) const;
-  // The template's copying takes longer than to wake an idle CPU for it.
-  bool makes_zygote_apart(Command command) const;
   friend class KeptHere;
   // Before host process `pid` is killed.
   void die_apart(i32 pid);
@@ -421,7 +439,13 @@ class PlatformImpl final : public Platform {
   void on_zygote_request(HostThread& thread, RequestKind kind);
   void on_template_request(RequestKind kind);
   // Zygotes (zygotes.cc).
+  // What the template is told is up to the caller: the answer to the notification that is returned; 0: nothing.
+  bool template_waits() const;
+  u64 order_zygote(RefPtr<SlotArea> area, int fd);
   void make_zygote(RefPtr<SlotArea> area);
+  void make_zygote_apart();
+  // Has the next one map the interpreter, if it can.
+  void order_preload(Process& process);
   void ask_maker();
   bool maker_is_late();
   void end_maker();
@@ -460,6 +484,7 @@ class PlatformImpl final : public Platform {
   int maker_avoids_ = -1;  // the CPU that it may not use
   std::vector<DeadArea> dead_areas_;
   u32 zygotes_failed_ = 0;
+  std::shared_ptr<const Preload> preload_;
   bool took_zygote_ = false;  // somebody has; until then he waits for the first
   std::atomic<bool> stopping_{false};
 

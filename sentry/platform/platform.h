@@ -110,8 +110,18 @@ struct ImageData {
   std::string bytes;
 };
 
+// Which segments of an image are its interpreter's. They may be anywhere in an area: a stub that has them mapped ahead
+// keeps its place, and exec() corrects what names it.
+struct InterpreterPart {
+  size_t first = 0, count = 0;     // in `segments`; 0: it has none, or none that can be moved
+  u64 bias = 0;                    // where they are: what AT_BASE says
+  u64 area_begin = 0, places = 0;  // any page of so many from there would do for it
+  u64 bias_word = 0;               // the guest's address of AT_BASE's value, in `data`
+};
+
 struct ExecImage {
   std::vector<ImageSegment> segments;
+  InterpreterPart interpreter;
   std::vector<ImageData> data;
   u64 entry, sp;
   u64 brk_start;     // page aligned start of the heap
@@ -184,7 +194,7 @@ class GuestThread {
   // syscall. The thread's old host process (as kill_host_process(): a vfork parent lives on) is killed. May park (a new
   // stub may have to be made). Mask and identity carry over; the alternate stack is reset. On error the old image is
   // intact and the caller resumes normally. Works on a thread of new_thread() that has no host thread yet.
-  virtual Result<void> exec(const ExecImage& image) = 0;
+  virtual Result<void> exec(ExecImage& image) = 0;
   // After exec(): the new program begins.
   virtual void resume_exec() = 0;
 

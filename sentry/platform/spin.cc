@@ -153,14 +153,16 @@ void PlatformImpl::keep_affinity(const HostThread& from, const HostThread& to) c
   if (sched_setaffinity(to.tid, sizeof(set), &set) != 0) LOG_DEBUG("exec: the affinity is not kept");
 }
 
-KeptHere::KeptHere(const HostThread& thread) {
-  if (thread.platform.cpus_ < 2 || thread.notif == 0) return;
+KeptHere::KeptHere(const HostThread& thread) : KeptHere(thread.notif != 0 ? thread.platform.cpus_ : 0, thread.tid) {}
+
+KeptHere::KeptHere(u32 cpus, i32 tid) {
+  if (cpus < 2) return;
   int cpu = sched_getcpu();
-  if (cpu < 0 || sched_getaffinity(thread.tid, sizeof(before_), &before_) != 0 || CPU_ISSET(cpu, &before_) == 0) return;
+  if (cpu < 0 || sched_getaffinity(tid, sizeof(before_), &before_) != 0 || CPU_ISSET(cpu, &before_) == 0) return;
   cpu_set_t here;
   CPU_ZERO(&here);
   CPU_SET(cpu, &here);
-  if (sched_setaffinity(thread.tid, sizeof(here), &here) == 0) tid_ = thread.tid;
+  if (sched_setaffinity(tid, sizeof(here), &here) == 0) tid_ = tid;
 }
 
 KeptHere::~KeptHere() {

@@ -1,7 +1,11 @@
 // Clean stubs made ahead, for exec; and the thread that makes them while the guest runs.
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "sentry/base/log.h"
+#include "sentry/base/random.h"
 #include "sentry/fiber/kernel_lock.h"
 #include "sentry/platform/internal.h"
 
@@ -9,8 +13,7 @@ namespace sbx::platform {
 namespace {
 
 constexpr u32 kZygoteTarget = 2;
-
-thread_local bool is_maker = false;
+constexpr size_t kMostPreloaded = 16;  // segments
 
 }  // namespace
 
@@ -55,19 +58,16 @@ void PlatformImpl::want_zygotes() {
   if (RefPtr<SlotArea> area = SlotArea::make()) make_zygote(std::move(area));
 }
 
-void PlatformImpl::make_zygote(RefPtr<SlotArea> area) {
-  if (making_ || !template_ready_ || !template_ || template_->where != Where::kSentry) return;
+bool PlatformImpl::template_waits() const {
+  return !making_ && template_ready_ && template_ && template_->where == Where::kSentry && template_->notif != 0;
+}
+
+u64 PlatformImpl::order_zygote(RefPtr<SlotArea> area, int fd) {
   auto process = make_ref<Process>(*this);
   area->take(0);
-  int fd = -1;
-  {
-    KeptHere kept(*template_);
-    fd = add_fd(template_->notif, area->memfd());
-    if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
-    shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); });
-  }
   process->area = std::move(area);
   process->shelf = shelf_.view();
+  order_preload(*process);
   making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
   making_->parent_area = template_->process->area;
   making_->parent_index = 0;
@@ -76,7 +76,151 @@ void PlatformImpl::make_zygote(RefPtr<SlotArea> area) {
   slot.clone.fd = fd;
   slot.native_child_tid = 0;
   template_ready_ = false;
-  template_->reply(Command::kMakeZygote);
+  template_->publish(Command::kMakeZygote, 0, 0);
+  return std::exchange(template_->notif, 0);
+}
+
+void PlatformImpl::make_zygote(RefPtr<SlotArea> area) {
+  if (!template_waits()) return;
+  int fd = -1;
+  {
+    KeptHere kept(*template_);
+    fd = add_fd(template_->notif, area->memfd());
+    if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
+    shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); });
+  }
+  const u64 notif = order_zygote(std::move(area), fd);
+  // The template's copying takes longer than to wake an idle CPU for it.
+  if (cpus_ >= 2 && cpus_are_free())
+    wake_apart(*template_);
+  else
+    wake_here();
+  answer(notif);
+}
+
+// The kernel lock is let go wherever the template runs on this CPU: who needs it meanwhile would wait for that.
+void PlatformImpl::make_zygote_apart() {
+  RefPtr<SlotArea> area = SlotArea::make();
+  if (!area) return;
+  area->touch(0);
+  u64 notif = 0;
+  i32 tid = 0;
+  {
+    fiber::KernelLock lock;
+    if (template_waits()) {
+      shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); });
+      notif = template_->notif;
+      tid = template_->tid;
+      template_ready_ = false;
+    }
+  }
+  if (notif == 0) {
+    fiber::KernelLock lock;
+    area = nullptr;
+    return;
+  }
+  int fd = -1;
+  {
+    KeptHere kept(2, tid);
+    fd = add_fd(notif, area->memfd());
+  }
+  {
+    fiber::KernelLock lock;
+    template_ready_ = template_ready_ || (template_ && template_->where == Where::kSentry);
+    const bool same = template_waits() && template_->notif == notif;
+    notif = same && fd >= 0 ? order_zygote(std::move(area), fd) : 0;
+    area = nullptr;
+    if (notif != 0) wake_here();
+  }
+  if (notif != 0) answer(notif);
+}
+
+Result<std::unique_ptr<HostThread>> PlatformImpl::take_zygote() {
+  u64 deadline = fiber::now_ns() + 10'000'000'000ull;
+  u32 failures = zygotes_failed_;
+  while (zygotes_.empty()) {
+    if (maker_is_late()) {
+      if (RefPtr<SlotArea> area = SlotArea::make()) make_zygote(std::move(area));
+    } else {
+      want_zygotes();
+    }
+    fiber::Waiter waiter(fiber::current());
+    waiter.join(zygote_queue_);
+    fiber::current()->set_wait_reason("new stub");
+    // The short wait covers a template whose doorbell was interrupted while it was asked.
+    fiber::park_until(fiber::now_ns() + 50'000'000);
+    if (zygotes_.empty() && (fiber::now_ns() > deadline || zygotes_failed_ > failures)) return Errno::kAgain;
+  }
+  auto out = std::move(zygotes_.front());
+  zygotes_.pop_front();
+  took_zygote_ = true;
+  return out;
+}
+
+void PlatformImpl::return_zygote(std::unique_ptr<HostThread> zygote) { zygotes_.push_back(std::move(zygote)); }
+
+// ---- the interpreter, ahead ----
+
+void PlatformImpl::order_preload(Process& process) {
+  Slot& slot = template_->slot();
+  slot.image.maps = 0;
+  if (!preload_) return;
+  auto* op = reinterpret_cast<MapOp*>(template_->window());
+  const u64 bias = preload_->area_begin + random_u64() % preload_->places * kPageSize;
+  for (const ImageSegment& segment : preload_->segments) {
+    *op = map_op(segment, bias);
+    if (segment.source.fd < 0) {
+      op->fd = -1;
+    } else if ((op->fd = on_shelf(process, segment.source)) < 0) {
+      preload_ = nullptr;
+      return;
+    }
+    ++op;
+  }
+  slot.image.maps = static_cast<u32>(preload_->segments.size());
+  process.preload = preload_;
+  process.preload_bias = bias;
+}
+
+bool PlatformImpl::use_preload(Process& zygote, ExecImage& image) {
+  InterpreterPart& part = image.interpreter;
+  if (part.count == 0) return false;
+  const ImageSegment* segments = image.segments.data() + part.first;
+  auto same = [&](const ImageSegment& mine, const ImageSegment& its) {
+    return mine.addr == its.addr - part.bias && mine.length == its.length && mine.prot == its.prot &&
+           mine.source.item == its.source.item && mine.source.offset == its.source.offset &&
+           (mine.zero_from == 0) == (its.zero_from == 0);
+  };
+  auto is = [&](const Preload& preload) {
+    return std::equal(preload.segments.begin(), preload.segments.end(), segments, segments + part.count, same);
+  };
+  if (zygote.preload && is(*zygote.preload)) {
+    const u64 moved = zygote.preload_bias - part.bias;
+    image.entry += moved;
+    part.bias += moved;
+    for (ImageData& data : image.data) {
+      if (part.bias_word < data.addr || part.bias_word - data.addr > data.bytes.size() - sizeof(u64)) continue;
+      memcpy(data.bytes.data() + (part.bias_word - data.addr), &part.bias, sizeof(u64));
+    }
+    return true;
+  }
+  if (part.count > kMostPreloaded || (preload_ && is(*preload_))) return false;
+  auto next = std::make_shared<Preload>();
+  next->area_begin = part.area_begin;
+  next->places = part.places;
+  next->low = ~0ull;
+  for (size_t i = 0; i < part.count; ++i) {
+    ImageSegment segment = segments[i];
+    // An item stands for one file, whatever descriptor we have it by.
+    if (segment.source.fd >= 0 && on_shelf(zygote, segment.source) < 0) return false;
+    segment.addr -= part.bias;
+    if (segment.zero_from != 0) segment.zero_from -= part.bias;
+    next->low = std::min(next->low, segment.addr);
+    next->high = std::max(next->high, segment.addr + segment.length);
+    next->segments.push_back(std::move(segment));
+  }
+  preload_ = std::move(next);
+  return false;
 }
 
 // ---- the maker ----
@@ -115,7 +259,6 @@ bool PlatformImpl::maker_is_late() {
 }
 
 void PlatformImpl::make_on_demand() {
-  is_maker = true;
   std::unique_lock guard(maker_lock_);
   maker_tid_ = gettid();
   for (;;) {
@@ -126,45 +269,10 @@ void PlatformImpl::make_on_demand() {
     dead_areas_.clear();
     guard.unlock();
     SlotArea::unmap_dead(std::move(dead));
-    RefPtr<SlotArea> area = SlotArea::make();
-    if (area) area->touch(0);
-    {
-      fiber::KernelLock lock;
-      if (area) make_zygote(std::move(area));
-      area = nullptr;
-      fiber::run_ready();
-    }
+    make_zygote_apart();
     guard.lock();
     if (maker_does_ == MakerDoes::kWork) maker_does_ = MakerDoes::kNothing;
   }
 }
-
-bool PlatformImpl::makes_zygote_apart(Command command) const {
-  return command == Command::kMakeZygote && !is_maker && cpus_ >= 2 && cpus_are_free();
-}
-
-Result<std::unique_ptr<HostThread>> PlatformImpl::take_zygote() {
-  u64 deadline = fiber::now_ns() + 10'000'000'000ull;
-  u32 failures = zygotes_failed_;
-  while (zygotes_.empty()) {
-    if (maker_is_late()) {
-      if (RefPtr<SlotArea> area = SlotArea::make()) make_zygote(std::move(area));
-    } else {
-      want_zygotes();
-    }
-    fiber::Waiter waiter(fiber::current());
-    waiter.join(zygote_queue_);
-    fiber::current()->set_wait_reason("new stub");
-    // The short wait covers a template whose doorbell was interrupted while it was asked.
-    fiber::park_until(fiber::now_ns() + 50'000'000);
-    if (zygotes_.empty() && (fiber::now_ns() > deadline || zygotes_failed_ > failures)) return Errno::kAgain;
-  }
-  auto out = std::move(zygotes_.front());
-  zygotes_.pop_front();
-  took_zygote_ = true;
-  return out;
-}
-
-void PlatformImpl::return_zygote(std::unique_ptr<HostThread> zygote) { zygotes_.push_back(std::move(zygote)); }
 
 }  // namespace sbx::platform

@@ -158,6 +158,9 @@ RefPtr<ImageInfo> image_info(Prepared& prepared) {
   info->stack_start = p.stack_start;
   info->brk_start = p.image.brk_start;
   info->auxv = p.auxv;
+  if (p.image.interpreter.count != 0) {
+    info->auxv.replace(p.base_at, sizeof(u64), reinterpret_cast<const char*>(&p.image.interpreter.bias), sizeof(u64));
+  }
   info->interpreted = p.interpreted;
   return info;
 }

@@ -10,13 +10,10 @@ void unmap(u64 begin, u64 end) {
   if (begin < end) sys6(kNrMunmap, begin, end - begin);
 }
 
-void load_image(Slot& slot) {
-  u32 maps = slot.image.maps, copies = slot.image.copies;
-  if (maps * sizeof(MapOp) + copies * sizeof(CopyOp) > kWindowBytes) die();
-  auto* map = reinterpret_cast<const MapOp*>(window(slot));
-  auto* copy = reinterpret_cast<const CopyOp*>(map + maps);
+// 0 or -errno.
+i64 run_map_ops(const MapOp* map, u32 count) {
   i64 result = 0;
-  for (u32 i = 0; i < maps && result == 0; ++i) {
+  for (u32 i = 0; i < count && result == 0; ++i) {
     i64 at = run_map_op(map[i]);
     if (failed(at))
       result = at;
@@ -30,6 +27,15 @@ void load_image(Slot& slot) {
       }
     }
   }
+  return result;
+}
+
+void load_image(Slot& slot) {
+  u32 maps = slot.image.maps, copies = slot.image.copies;
+  if (maps * sizeof(MapOp) + copies * sizeof(CopyOp) > kWindowBytes) die();
+  auto* map = reinterpret_cast<const MapOp*>(window(slot));
+  auto* copy = reinterpret_cast<const CopyOp*>(map + maps);
+  i64 result = run_map_ops(map, maps);
   for (u32 i = 0; i < copies && result == 0; ++i) {
     if (copy[i].offset > kWindowBytes || copy[i].length > kWindowBytes - copy[i].offset) die();
     if (!copy_out(copy[i].addr, window(slot) + copy[i].offset, copy[i].length)) result = -kEfault;
@@ -59,12 +65,26 @@ void load_image(Slot& slot) {
   stub_exit_patched();
 }
 
-// In the child of the template: slots of its own, then wait for an image.
+// Has the host make the pages: those that can be written are copied, as whoever maps them writes them next.
+void touch(const MapOp& op) {
+  for (u64 at = op.addr; at < op.addr + op.length; at += kPageSize) {
+    u32 word = 0, seen = 0;
+    if (copy_in(&word, at, sizeof(word)) && (op.prot & 2) != 0) {
+      stub_cas4(reinterpret_cast<u32*>(at), word, word, &seen);
+    }
+  }
+}
+
+// In the child of the template: what it is to map ahead, slots of its own, then wait for an image.
 void make_zygote(Slot& slot) {
   i32 fd = slot.clone.fd;
   slot.native_child_tid = 0;
   i64 ret = sys6(kNrClone, 0x8000 | 0x100000 | 17, 0, reinterpret_cast<u64>(&slot.native_child_tid), 0, 0);
   if (ret == 0) {
+    const u32 maps = slot.image.maps;
+    const auto* map = reinterpret_cast<const MapOp*>(window(slot));
+    if (maps * sizeof(MapOp) > kWindowBytes || run_map_ops(map, maps) != 0) die();
+    for (u32 i = 0; i < maps; ++i) touch(map[i]);
     if (failed(sys6(kNrMmap, kSlotsBase, kSlotsBytes, 3, 0x11 | 0x4000, static_cast<u64>(fd), 0))) die();
     close_strays();
     submit(slot, RequestKind::kBind);
