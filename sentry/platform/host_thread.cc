@@ -40,6 +40,13 @@ std::vector<DeadArea>& dead_areas() {
   return *all;
 }
 constexpr size_t kMostDead = 4;
+constexpr u64 kDeadFor = 20'000'000;  // ns, at most
+
+// Whoever makes the next stub takes them down; else this.
+fiber::Timer& dead_timer() {
+  static auto* timer = new fiber::Timer([] { SlotArea::unmap_dead(SlotArea::take_dead()); });
+  return *timer;
+}
 }  // namespace
 
 std::vector<DeadArea> SlotArea::take_dead() { return std::exchange(dead_areas(), {}); }
@@ -65,6 +72,7 @@ SlotArea::~SlotArea() {
   auto& dead = dead_areas();
   if (dead.size() >= kMostDead) unmap_dead(take_dead());
   dead.push_back({base_, std::move(memfd_)});
+  if (!dead_timer().armed()) dead_timer().arm(fiber::now_ns() + kDeadFor);
 }
 
 int SlotArea::take() {
