@@ -54,6 +54,38 @@ sleep 10 & kill $!; wait $! 2>/dev/null; echo $?
 set -m; sleep 10 & kill -STOP %1; sleep 0.2; jobs | sed 's/ *sleep/ sleep/'; kill -CONT %1; kill %1; wait %1 2>/dev/null; echo $?
 """),
     ("shell-loop", "i=0; while [ $i -lt 100 ]; do /bin/true; i=$((i+1)); done; echo $i"),
+    # What programs are made of is kept at hand for the next; so it has to change when they do.
+    ("programs-replaced", r"""
+run() { for i in 1 2 3 4 5 6 7 8; do "$@" >/dev/null 2>&1; done; "$@" 2>/dev/null; echo "$1: $?"; }
+cp /bin/true p; run ./p; cp /bin/false q; mv q p; run ./p; cat /bin/true >p; run ./p; rm p; run ./p
+cp /bin/echo p; run ./p hello; chmod 700 p; run setpriv --reuid 65534 --clear-groups ./p hello; run ./p hello
+lib() { echo "int value(void) { return $1; }" | gcc -shared -fPIC -x c -o $2 -; }
+cat >main.c <<'END'
+#include <stdio.h>
+#include <string.h>
+#include <sys/auxv.h>
+int value(void);
+int main(int argc, char **argv) {
+  unsigned long lowest = 0, base = getauxval(AT_BASE), pair[2], seen = 0;
+  char line[512], name[256];
+  FILE *maps = fopen("/proc/self/maps", "r"), *auxv = fopen("/proc/self/auxv", "r");
+  while (fgets(line, sizeof(line), maps))
+    if (lowest == 0 && sscanf(line, "%*s %*s %*s %*s %*s %255s", name) == 1 && strstr(name, "/ld")) sscanf(line, "%lx", &lowest);
+  while (fread(pair, sizeof(pair), 1, auxv) == 1)
+    if (pair[0] == AT_BASE) seen = pair[1];
+  printf("%d %d %d\n", value(), base == lowest, base == seen);
+  if (argc > 1) printf("%lx\n", base);
+  return 0;
+}
+END
+mkdir lib; lib 1 lib/liba.so; gcc -o main main.c -Llib -la -Wl,-rpath,$PWD/lib; run ./main
+lib 2 new.so; mv new.so lib/liba.so; run ./main; lib 3 new.so; cat new.so >lib/liba.so; run ./main
+cp $(readlink -f /lib64/ld-linux-x86-64.so.2) ld-own.so; gcc -o other main.c -Llib -la -Wl,-rpath,$PWD/lib -Wl,--dynamic-linker=$PWD/ld-own.so
+run ./other; run ./main; for i in 1 2 3 4 5 6; do ./other; ./main; busybox true; done
+run /lib64/ld-linux-x86-64.so.2 ./other; rm ld-own.so; run ./other; run ./main
+for i in $(seq 12); do ./main base | tail -n 1; done | sort -u | wc -l
+chmod 600 lib/liba.so; run setpriv --reuid 65534 --clear-groups ./main; chmod 644 lib/liba.so; run setpriv --reuid 65534 --clear-groups ./main
+"""),
     ("coreutils-tree", TREE + r"""
 mk; find . -type f | wc -l; find . -name 'f9*' -size -2 | sort | head -n 5
 ls -lR --time-style=+ . | sort | sha256sum
