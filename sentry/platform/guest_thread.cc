@@ -449,6 +449,17 @@ void GuestThreadImpl::send_identity() {
   host_->slot().stack_limit[0] = identity_.stack_limit;
   host_->slot().stack_limit[1] = identity_.stack_limit_max;
   host_->slot().has_stack_limit = identity_.has_stack_limit;
+  host_->slot().may_default = identity_.may_default;
+}
+
+u64 GuestThreadImpl::take_defaulted(u64* restorer) {
+  if (!host_) return 0;
+  Slot& slot = host_->slot();
+  const u64 set = __atomic_load_n(&slot.defaulted, __ATOMIC_RELAXED);
+  if (set == 0) return 0;
+  *restorer = slot.default_restorer;
+  __atomic_store_n(&slot.defaulted, 0, __ATOMIC_RELAXED);
+  return set;
 }
 
 RefPtr<AddressSpace> GuestThreadImpl::address_space() const {

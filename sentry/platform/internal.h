@@ -250,6 +250,7 @@ class GuestThreadImpl final : public GuestThread {
   u64 signal_mask() const override;
   void set_signal_mask(u64 mask) override;
   void set_identity(const Identity& id) override;
+  u64 take_defaulted(u64* restorer) override;
   void set_childless(bool childless) override {
     if (host_) __atomic_store_n(&host_->slot().childless, u32{childless}, __ATOMIC_SEQ_CST);
   }

@@ -347,6 +347,9 @@ struct alignas(64) Slot {
   u32 has_stack_limit;                 // sentry
   u64 stack_limit[2];                  // sentry: RLIMIT_STACK, soft and hard
   u32 childless;                       // sentry: wait4 has nobody to wait for
+  u32 may_default;       // sentry: the stub may give signals of `unset_actions` their default action, and say so below
+  u64 defaulted;         // stub: which it gave it, with flags SA_RESTORER and no mask; the sentry takes them
+  u64 default_restorer;  // stub: of all these
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

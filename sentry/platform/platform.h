@@ -265,8 +265,13 @@ class GuestThread {
     // RLIMIT_STACK, which each program asks for when it starts; not to be told by the stub: has_stack_limit is false.
     u64 stack_limit, stack_limit_max;
     bool has_stack_limit;
+    bool may_default;  // take_defaulted() is asked before anybody looks at an action of these
   };
   virtual void set_identity(const Identity& id) = 0;
+
+  // Signals of unset_actions to which the guest gave their default action since, with SA_RESTORER and that restorer,
+  // where it may (as the stub says: to be checked).
+  virtual u64 take_defaulted(u64* restorer) = 0;
 
   // The stub may answer wait4(2) with ECHILD by itself, until told otherwise. A new thread or image begins without.
   virtual void set_childless(bool childless) = 0;

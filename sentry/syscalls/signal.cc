@@ -120,6 +120,7 @@ Result<i64> sys_rt_sigaction(Task& task, Signo signo, InBuf act, OutBuf old_act,
   if (act.addr != 0 && (signal::bit(signo.n) & signal::kUnblockable) != 0) return Errno::kInval;
   GuestAction wanted{};
   if (act.addr != 0) wanted = TRY(In<GuestAction>{act.addr}.read(task));
+  task::settle_actions(task);
   signal::Action& slot = task.group->actions->of[static_cast<size_t>(signo.n)];
   const GuestAction old{slot.handler, slot.flags, slot.restorer, slot.mask};
   if (act.addr != 0) {

@@ -70,6 +70,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
                                             : platform::CloneRequest::Kind::kFork;
   TRY(task.thread->prepare_clone(kind));
   i32 tid = TRY(kernel().allocate_pid());
+  settle_actions(task);
   ThreadGroup& self = *task.group;
 
   RefPtr<ThreadGroup> group;
@@ -143,6 +144,7 @@ Result<i64> clone_task(Task& task, const CloneArgs& args) {
   kernel().add_task(*child);
   group->tasks.push_back(child);
   child->publish_identity();
+  if ((f & (CLONE_THREAD | CLONE_SIGHAND)) != 0) task.publish_identity();  // its actions are no more its own
   child->fiber = fiber::spawn([child] { child->run(); });
   child->fiber->owner = child;
   recalc_pending(*child);

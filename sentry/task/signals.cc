@@ -137,6 +137,22 @@ void actions_changed(const Task& task) {
   }
 }
 
+void settle_actions(Task& task) {
+  constexpr u64 kRestorer = 0x04000000;  // SA_RESTORER
+  u64 restorer = 0;
+  const u64 set = task.thread->take_defaulted(&restorer);
+  bool any = false;
+  for (i32 signo = 1; set != 0 && signo <= 64; ++signo) {
+    signal::Action& action = task.group->actions->of[static_cast<size_t>(signo)];
+    // The stub's word is not to be trusted for more than it may do.
+    if ((set & bit(signo)) == 0 || (bit(signo) & signal::kUnblockable) != 0 || action != signal::Action{}) continue;
+    action.flags = kRestorer;
+    action.restorer = restorer;
+    any = true;
+  }
+  if (any) actions_changed(task);
+}
+
 void force_to_task(Task& task, SigInfo info) {
   signal::Action& action = task.group->actions->of[static_cast<size_t>(info.signo)];
   bool blocked = (task.thread->signal_mask() & bit(info.signo)) != 0;

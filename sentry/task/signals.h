@@ -20,6 +20,9 @@ bool signal_pending(const Task& task);
 void recalc_pending(Task& task);
 // An action of the task is set that was not before: the stubs of all that share the actions must know.
 void actions_changed(const Task& task);
+// Takes over what the task's stub answered by itself: default actions for signals that had them. Before anybody looks
+// at their flags or copies them.
+void settle_actions(Task& task);
 // sigsuspend, ppoll, pselect, epoll_pwait: installs `mask` until the handler's frame or the end of the call restores
 // it.
 void set_temporary_mask(Task& task, signal::SigSet mask);

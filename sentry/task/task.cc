@@ -63,6 +63,7 @@ void Task::publish_identity() {
   id.gid = creds->gid;
   id.egid = creds->egid;
   if (!seccomp || seccomp->always_allows(SYS_rt_sigaction)) id.unset_actions = group->actions->unset();
+  id.may_default = id.unset_actions != 0 && group->tasks.size() <= 1 && group->actions->ref_count() == 1;
   id.has_stack_limit = !seccomp || seccomp->always_allows(SYS_prlimit64);
   id.stack_limit = group->limits[RLIMIT_STACK].rlim_cur;
   id.stack_limit_max = group->limits[RLIMIT_STACK].rlim_max;

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -96,6 +97,59 @@ TEST(process, wait_selects) {
   });
   setpgid(c, c);
   CHECK_EQ(waitpid(-c, &status, 0), c);
+}
+
+// Who has waited for all his children is told so at once, until there is another: of his own, of another thread of his,
+// an orphan, or one that is traced.
+TEST(process, wait_for_nobody_and_again) {
+  auto nobody = [] {
+    FAILS(wait(nullptr), ECHILD);
+    FAILS(waitpid(-1, nullptr, WNOHANG), ECHILD);
+    FAILS(waitpid(12345, nullptr, WNOHANG | WUNTRACED | WCONTINUED), ECHILD);
+    FAILS(waitpid(0, nullptr, 0), ECHILD);
+    FAILS(waitpid(-1, nullptr, 0x1000), EINVAL);
+    FAILS(waitpid(INT32_MIN, nullptr, 0), ESRCH);
+    FAILS(syscall(SYS_wait4, -1, 16, 0, 16), ECHILD);
+  };
+  auto one = [] { return spawn([] { return 3; }); };
+  for (int i = 0; i < 3; ++i) {
+    pid_t child = one();
+    CHECK_EQ(WEXITSTATUS(wait_status(child)), 3);
+    nobody();
+  }
+  // Of another thread.
+  pid_t theirs = 0;
+  std::thread([&] { theirs = one(); }).join();
+  int status = 0;
+  CHECK_EQ(wait(&status), theirs);
+  nobody();
+  std::atomic<bool> made{false}, waited{false};
+  std::thread other([&] {
+    theirs = one();
+    CHECK_EQ(WEXITSTATUS(wait_status(theirs)), 3);
+    theirs = one();
+    made = true;
+    while (!waited) sched_yield();
+    nobody();
+  });
+  while (!made) sched_yield();
+  CHECK_EQ(wait(&status), theirs);
+  waited = true;
+  other.join();
+  // An orphan comes to its subreaper.
+  OK(prctl(PR_SET_CHILD_SUBREAPER, 1));
+  WAIT_OK(spawn([] {
+    pid_t orphan = fork();
+    if (orphan == 0) {
+      sleep_ms(30);
+      _exit(4);
+    }
+    return orphan > 0 ? 0 : 1;
+  }));
+  CHECK(wait(&status) > 0);
+  CHECK_EQ(WEXITSTATUS(status), 4);
+  nobody();
+  OK(prctl(PR_SET_CHILD_SUBREAPER, 0));
 }
 
 TEST(process, wait_reports_stops) {

@@ -201,6 +201,83 @@ TEST(signals, queries) {
   WAIT_OK(spawn([] { return (told(SIGUSR1).flags & SA_RESTART) != 0 && unset(SIGHUP) ? 0 : 1; }));
 }
 
+// As posix_spawn does for each signal in the child: the default for what has it already.
+static bool made_default(int signo, uint64_t restorer) {
+  KernelAction now = told(signo);
+  return now.handler == 0 && now.flags == 0x04000000 && now.restorer == restorer && now.mask == 0;
+}
+
+TEST(signals, default_for_what_is_default) {
+  static constexpr uint64_t kRestorer = 0x04000000;
+  auto make = [](int signo, uint64_t restorer, KernelAction* old = nullptr, uint64_t flags = 0x04000000) {
+    const KernelAction action = {0, flags, restorer, 0};
+    return syscall(SYS_rt_sigaction, signo, &action, old, 8);
+  };
+  KernelAction old = {1, 1, 1, 1};
+  for (int s = 1; s <= 64; ++s) {
+    if (s == SIGKILL || s == SIGSTOP) {
+      FAILS(make(s, 0x1000), EINVAL);
+      continue;
+    }
+    if (!unset(s)) continue;  // the C library's own
+    OK(make(s, 0x1000, &old));
+    CHECK(old.handler == 0 && old.flags == 0 && old.restorer == 0 && old.mask == 0);
+    if (s % 3 == 0) CHECK(made_default(s, 0x1000));
+  }
+  for (int s : {SIGHUP, SIGCHLD, SIGUSR1, SIGRTMAX}) CHECK(made_default(s, 0x1000));
+  WAIT_OK(spawn([] { return made_default(SIGUSR2, 0x1000) && made_default(SIGTERM, 0x1000) ? 0 : 1; }));
+  FAILS(syscall(SYS_rt_sigaction, SIGHUP, 16, nullptr, 8), EFAULT);
+  CHECK(made_default(SIGHUP, 0x1000));
+  OK(make(SIGHUP, 0x2000, &old));
+  CHECK(old.restorer == 0x1000 && made_default(SIGHUP, 0x2000));
+  OK(make(SIGHUP, 0x2000, nullptr, kRestorer | SA_RESTART));
+  CHECK_EQ(told(SIGHUP).flags, kRestorer | SA_RESTART);
+
+  // In children that begin with all unset, and end with what they were left with.
+  WAIT_OK(spawn([&] {
+    if (!made_default(SIGALRM, 0x1000)) return 1;
+    // A new image has none of it.
+    execl("/proc/self/exe", "guest_tests", "--helper", "actions-unset", nullptr);
+    return 2;
+  }));
+  // Another thread sees what one has set; another process that shares the table, too.
+  WAIT_OK(spawn([&] {
+    uint64_t restorer = 0x3000;
+    make(SIGUSR1, restorer);
+    std::atomic<int> step{0};
+    bool seen = false, later = false;
+    std::thread other([&] {
+      seen = made_default(SIGUSR1, 0x3000);
+      step = 1;
+      while (step != 2) sched_yield();
+      later = made_default(SIGUSR2, 0x4000);
+    });
+    while (step != 1) sched_yield();
+    make(SIGUSR2, 0x4000);
+    step = 2;
+    other.join();
+    return seen && later ? 0 : 1;
+  }));
+}
+
+// What is ignored by default and pending is discarded by setting the default again (POSIX 3.3.1.3).
+TEST(signals, default_discards_pending) {
+  sigset_t set, pending;
+  sigemptyset(&set);
+  sigaddset(&set, SIGURG);
+  sigaddset(&set, SIGUSR1);
+  OK(sigprocmask(SIG_BLOCK, &set, nullptr));
+  OK(raise(SIGURG));
+  OK(raise(SIGUSR1));
+  sigpending(&pending);
+  const KernelAction action = {0, 0x04000000, 0x1000, 0};
+  OK(syscall(SYS_rt_sigaction, SIGURG, &action, nullptr, 8));
+  OK(syscall(SYS_rt_sigaction, SIGUSR1, &action, nullptr, 8));
+  sigpending(&pending);
+  CHECK_EQ(sigismember(&pending, SIGURG), 0);
+  CHECK_EQ(sigismember(&pending, SIGUSR1), 1);
+}
+
 TEST(signals, default_actions) {
   for (int s : {SIGCHLD, SIGURG, SIGWINCH, SIGCONT}) OK(raise(s));
   CHECK_EQ(WTERMSIG(wait_status(spawn([] { return raise(SIGHUP); }))), SIGHUP);

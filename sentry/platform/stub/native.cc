@@ -467,13 +467,32 @@ bool do_clock(u32 nr, u64 clock, u64 to, i64& ret) {
   return true;
 }
 
-// Queries about signals that were never touched: posix_spawn makes 60 of them.
+// A signal that has its default action is given that: all that can be seen of it later are its flags and its restorer,
+// which the sentry is told with the next call.
+bool sets_default(Slot& slot, u64 bit, u64 act) {
+  constexpr u64 kRestorer = 0x04000000, kUnblockable = 1ull << 8 | 1ull << 18;
+  struct {
+    u64 handler, flags, restorer, mask;
+  } wanted;
+  if (slot.may_default == 0 || slot.see_native != 0 || (kUnblockable >> bit & 1) != 0) return false;
+  // One that is pending and ignored by default is discarded.
+  if ((__atomic_load_n(&slot.pending, __ATOMIC_SEQ_CST) >> bit & 1) != 0) return false;
+  if (!copy_in(&wanted, act, sizeof(wanted))) return false;
+  if (wanted.handler != 0 || wanted.flags != kRestorer || wanted.mask != 0) return false;
+  if (slot.defaulted != 0 && slot.default_restorer != wanted.restorer) return false;
+  slot.default_restorer = wanted.restorer;
+  slot.defaulted |= 1ull << bit;
+  return true;
+}
+
+// About signals that were never touched: posix_spawn makes 120 such calls, which ask and set.
 bool do_sigaction(const Context& ctx, i64& ret) {
   const u64* a = ctx.args;
-  const Slot& slot = *ctx.slot;
+  Slot& slot = *ctx.slot;
   u64 bit = a[0] - 1;
-  if (a[1] != 0 || a[3] != 8 || bit >= 64 || slot.report_all != 0) return false;
-  if ((__atomic_load_n(&slot.unset_actions, __ATOMIC_RELAXED) >> bit & 1) == 0) return false;
+  if (a[3] != 8 || bit >= 64 || slot.report_all != 0) return false;
+  if (((__atomic_load_n(&slot.unset_actions, __ATOMIC_RELAXED) & ~slot.defaulted) >> bit & 1) == 0) return false;
+  if (a[1] != 0 && !sets_default(slot, bit, a[1])) return false;
   const u64 none[4] = {};
   ret = a[2] == 0 || copy_out(a[2], none, sizeof(none)) ? 0 : -kEfault;
   return true;
