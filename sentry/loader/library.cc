@@ -23,7 +23,7 @@ platform::MapSource map_source(vfs::File& file, const vfs::MapHandle& handle, u6
   platform::MapSource source{handle.host_fd, handle.offset + offset};
   if (!handle.steady || handle.known_as == nullptr) return source;
   source.item = handle.known_as->shelf_item();
-  if (source.item->uses == 1) source.item->everybodys = vfs::anybody_may_read(file.path());
+  source.everybodys = [path = file.path()] { return vfs::anybody_may_read(path); };
   return source;
 }
 

@@ -18,7 +18,7 @@ NameEntry* table(Board* board) { return reinterpret_cast<NameEntry*>(board + 1);
 
 void PlatformImpl::names_changed() {
   ++name_changes_;
-  shelf_.clear();
+  shelf_.check_again();
   __atomic_fetch_add(&board_->names, 1, __ATOMIC_SEQ_CST);
 }
 

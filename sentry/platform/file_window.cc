@@ -41,10 +41,15 @@ const RefPtr<ShelfItem>& WindowFile::shelf_item() {
   return item_;
 }
 
+void WindowFile::leave_shelf() {
+  if (item_) item_->gone = true;
+  item_ = nullptr;
+}
+
 void WindowFile::retire() {
   if (retired_) return;
   retired_ = true;
-  if (item_) item_->gone = true;
+  leave_shelf();
   take_back_positions();
   if (ref_count() > 1) ++all_retirements;
 }

@@ -35,8 +35,9 @@ class WindowFile final : public RefCounted {
   void take_back_positions();
   // How often a file that had windows was retired so far: who has windows looks them through when this changed.
   static u64 retirements();
-  // Its place among what stubs inherit.
+  // Its place among what stubs inherit; until the file changes.
   const RefPtr<ShelfItem>& shelf_item();
+  void leave_shelf();
 
  private:
   static constexpr u32 kMostShorts = 8;

@@ -372,7 +372,7 @@ class PlatformImpl final : public Platform {
   int on_shelf(const Process& process, const MapSource& source) {
     return shelf_.find(process.shelf, source.item.get());
   }
-  void want_on_shelf(const MapSource& source) { shelf_.want(source.item, source.fd); }
+  void want_on_shelf(const MapSource& source) { shelf_.want(source.item, source.fd, source.everybodys); }
   // The slots of a new process: the spare ones, if there are.
   RefPtr<SlotArea> take_area() { return spare_area_ ? std::move(spare_area_) : SlotArea::make(); }
   // Made when there is time; slot `index` is likely to be the first used.

@@ -141,8 +141,7 @@ MapSource PatchedText::replace(MapSource source, u64 length) {
   }
   if (!known->memfd) return source;
   copies_mapped.add();
-  known->item->everybodys = source.item && source.item->everybodys;
-  return {known->memfd.get(), source.offset, known->item};
+  return {known->memfd.get(), source.offset, known->item, std::move(source.everybodys)};
 }
 
 }  // namespace sbx::platform

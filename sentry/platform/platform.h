@@ -94,6 +94,7 @@ struct MapSource {
   int fd = -1;  // -1: anonymous
   u64 offset = 0;
   RefPtr<ShelfItem> item = {};  // if stubs may have it already
+  Everybodys everybodys = {};   // with `item`
 };
 
 // One mapping of a new image, applied in order.

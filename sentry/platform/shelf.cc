@@ -1,9 +1,11 @@
 #include "sentry/platform/shelf.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "sentry/base/counters.h"
 
@@ -13,8 +15,15 @@ COUNTER(shelf_maps, "platform.shelf_maps", "mappings of files whose descriptor t
 COUNTER(shelf_put, "platform.shelf_put", "descriptors put on the shelf for stubs to inherit");
 
 namespace {
-constexpr u32 kUses = 2;  // of a file, and it is worth a place
+constexpr i32 kUses = 2;  // of a file, and it is worth a place
+constexpr i32 kUsesAfterRefusal = -8;
 constexpr size_t kMostWanted = 8;
+UniqueFd make_nothing() {
+  UniqueFd fd(memfd_create("nothing", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  const bool sealed = fd && fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0;
+  return sealed ? std::move(fd) : UniqueFd();
+}
+
 constexpr u64 kIdle = 256;  // finds of others since one was used last: its place may go to another
 }  // namespace
 
@@ -27,76 +36,70 @@ int Shelf::find(const View& view, ShelfItem* item) {
   return kShelfBase + item->place;
 }
 
-void Shelf::want(const RefPtr<ShelfItem>& item, int fd) {
-  if (closed_ || !item || item->gone || item->place >= 0) return;
-  if (item->epoch != epoch_) {
-    item->epoch = epoch_;
-    item->uses = 0;
-    item->everybodys = false;
-  }
-  if (++item->uses < kUses || !item->everybodys || wanted_.size() >= kMostWanted) return;
+void Shelf::want(const RefPtr<ShelfItem>& item, int fd, const Everybodys& everybodys) {
+  if (closed_ || !item || item->gone || item->place >= 0 || ++item->uses < kUses || !everybodys) return;
+  if (wanted_.size() >= kMostWanted) return;
   for (const Wanted& other : wanted_) {
     if (other.item == item) return;
   }
   UniqueFd own(dup(fd));
-  if (own) wanted_.push_back({item, std::move(own)});
+  if (own) wanted_.push_back({item, std::move(own), everybodys});
 }
 
-void Shelf::take_down(size_t place) {
-  items_[place]->place = -1;
-  items_[place]->uses = 0;
-  items_[place] = nullptr;
-  view_[place] = 0;
-  stale_[place] = true;
+void Shelf::take_down(size_t at) {
+  Place& place = places_[at];
+  if (!place.item) return;
+  place.item->place = -1;
+  place.item->uses = 0;
+  place = {nullptr, nullptr, true};
+  view_[at] = 0;
 }
 
 int Shelf::free_place() const {
   int oldest = -1;
   for (size_t i = 0; i < kShelfPlaces; ++i) {
-    if (!items_[i]) return static_cast<int>(i);
-    const u64 at = items_[i]->used_at;
+    if (!places_[i].item) return static_cast<int>(i);
+    const u64 at = places_[i].item->used_at;
     if (at + kIdle > clock_) continue;
-    if (oldest < 0 || at < items_[static_cast<size_t>(oldest)]->used_at) oldest = static_cast<int>(i);
+    if (oldest < 0 || at < places_[static_cast<size_t>(oldest)].item->used_at) oldest = static_cast<int>(i);
   }
   return oldest;
 }
 
 void Shelf::stock(const std::function<int(int fd, int number)>& put) {
+  const bool ask = std::exchange(check_again_, false);
   for (size_t i = 0; i < kShelfPlaces; ++i) {
-    if (items_[i] && items_[i]->gone) take_down(i);
+    const Place& place = places_[i];
+    if (place.item && (place.item->gone || (ask && !place.everybodys()))) take_down(i);
   }
   for (Wanted& one : wanted_) {
-    const int place = one.item->gone ? -1 : free_place();
-    if (place < 0) continue;
-    const auto i = static_cast<size_t>(place);
-    if (items_[i]) take_down(i);
-    if (put(one.fd.get(), kShelfBase + place) < 0) continue;
+    const int number = one.item->gone ? -1 : free_place();
+    if (number < 0) continue;
+    if (!one.everybodys()) {
+      one.item->uses = kUsesAfterRefusal;
+      continue;
+    }
+    const auto i = static_cast<size_t>(number);
+    take_down(i);
+    if (put(one.fd.get(), kShelfBase + number) < 0) continue;
     shelf_put.add();
-    stale_[i] = false;
-    one.item->place = place;
+    one.item->place = number;
     one.item->serial = view_[i] = ++serials_;
     one.item->used_at = ++clock_;
-    items_[i] = one.item;
+    places_[i] = {one.item, std::move(one.everybodys), false};
   }
   wanted_.clear();
   for (size_t i = 0; i < kShelfPlaces; ++i) {
-    if (!stale_[i]) continue;
-    if (!nothing_) nothing_.reset(memfd_create("nothing", MFD_CLOEXEC));
-    if (nothing_ && put(nothing_.get(), kShelfBase + static_cast<int>(i)) >= 0) stale_[i] = false;
-  }
-}
-
-void Shelf::clear() {
-  ++epoch_;
-  wanted_.clear();
-  for (size_t i = 0; i < kShelfPlaces; ++i) {
-    if (items_[i]) take_down(i);
+    if (!places_[i].stale) continue;
+    if (!nothing_) nothing_ = make_nothing();
+    if (nothing_ && put(nothing_.get(), kShelfBase + static_cast<int>(i)) >= 0) places_[i].stale = false;
   }
 }
 
 void Shelf::close() {
   closed_ = true;
-  clear();
+  wanted_.clear();
+  for (size_t i = 0; i < kShelfPlaces; ++i) take_down(i);
 }
 
 }  // namespace sbx::platform

@@ -20,14 +20,15 @@ namespace sbx::platform {
 
 // One file, or one copy of a text. It is the owner's to say what becomes of the file.
 struct ShelfItem final : public RefCounted {
-  bool everybodys = false;  // everybody in the sandbox may read it; to be looked at when it is used for the second time
-  bool gone = false;        // not to be used any more
-  u32 uses = 0;             // mappings for which it was not there
-  u32 epoch = 0;            // of the shelf, when that was counted
+  bool gone = false;  // not to be used any more
+  i32 uses = 0;       // mappings for which it was not there
   int place = -1;
   u32 serial = 0;  // of what lies at the place
   u64 used_at = 0;
 };
+
+// Whether everybody in the sandbox may read a file, as of now.
+using Everybodys = std::function<bool()>;
 
 class Shelf {
  public:
@@ -36,15 +37,15 @@ class Shelf {
 
   // The number in the stub's table; -1: it has none.
   int find(const View& view, ShelfItem* item);
-  // `fd` had to be put into a stub: after a few times it gets a place.
-  void want(const RefPtr<ShelfItem>& item, int fd);
+  // `fd` had to be put into a stub: after a few times it gets a place, if everybody may read it.
+  void want(const RefPtr<ShelfItem>& item, int fd, const Everybodys& everybodys);
   // The template waits: put(fd, number) puts a descriptor of ours at a number of its table, and answers below 0 if it
   // cannot.
   void stock(const std::function<int(int fd, int number)>& put);
   // What a stub forked from the template now has.
   const View& view() const { return view_; }
-  // Nothing may be relied on any more of what was said of files: they have to be found worth it again.
-  void clear();
+  // Modes or places of directories changed: before the next stub is made all are asked for again.
+  void check_again() { check_again_ = true; }
   // For good.
   void close();
 
@@ -52,17 +53,23 @@ class Shelf {
   struct Wanted {
     RefPtr<ShelfItem> item;
     UniqueFd fd;
+    Everybodys everybodys;
+  };
+  struct Place {
+    RefPtr<ShelfItem> item;
+    Everybodys everybodys;
+    bool stale = false;  // empty, but the template still has a descriptor that nobody shall inherit
   };
   int free_place() const;
   void take_down(size_t place);
 
-  std::array<RefPtr<ShelfItem>, kShelfPlaces> items_;
-  std::array<bool, kShelfPlaces> stale_{};  // the template still has a descriptor that nobody shall inherit
+  std::array<Place, kShelfPlaces> places_;
   View view_{};
   std::vector<Wanted> wanted_;
   UniqueFd nothing_;  // an empty file, for places that are to be empty
-  u32 serials_ = 0, epoch_ = 1;
+  u32 serials_ = 0;
   u64 clock_ = 0;
+  bool check_again_ = false;
   bool closed_ = false;
 };
 

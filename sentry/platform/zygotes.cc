@@ -189,7 +189,7 @@ bool PlatformImpl::use_preload(Process& zygote, ExecImage& image) {
   auto same = [&](const ImageSegment& mine, const ImageSegment& its) {
     return mine.addr == its.addr - part.bias && mine.length == its.length && mine.prot == its.prot &&
            mine.source.item == its.source.item && mine.source.offset == its.source.offset &&
-           (mine.zero_from == 0) == (its.zero_from == 0);
+           mine.zero_from == (its.zero_from == 0 ? 0 : its.zero_from - part.bias);
   };
   auto is = [&](const Preload& preload) {
     return std::equal(preload.segments.begin(), preload.segments.end(), segments, segments + part.count, same);
@@ -213,6 +213,7 @@ bool PlatformImpl::use_preload(Process& zygote, ExecImage& image) {
     ImageSegment segment = segments[i];
     // An item stands for one file, whatever descriptor we have it by.
     if (segment.source.fd >= 0 && on_shelf(zygote, segment.source) < 0) return false;
+    segment.source.everybodys = nullptr;
     segment.addr -= part.bias;
     if (segment.zero_from != 0) segment.zero_from -= part.bias;
     next->low = std::min(next->low, segment.addr);

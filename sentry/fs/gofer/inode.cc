@@ -87,7 +87,13 @@ GoferInode::~GoferInode() {
 
 // What processes were lent goes by what was known.
 void GoferInode::know(const wire::Attr& attr) {
-  if (windows_ && std::memcmp(&attr, &attr_, sizeof(attr)) != 0) take_back_positions();
+  if (windows_ && std::memcmp(&attr, &attr_, sizeof(attr)) != 0) {
+    take_back_positions();
+    auto same = [](const wire::Timestamp& a, const wire::Timestamp& b) { return std::memcmp(&a, &b, sizeof(a)) == 0; };
+    const bool as_it_was = attr.mode == attr_.mode && attr.size == attr_.size && same(attr.mtime, attr_.mtime) &&
+                           same(attr.ctime, attr_.ctime);
+    if (!as_it_was) windows_->leave_shelf();
+  }
   attr_ = attr;
 }
 

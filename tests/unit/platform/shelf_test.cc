@@ -18,9 +18,8 @@ class ShelfTest : public testing::Test {
   }
   // A mapping of it by a stub with that view: the number it has there, or -1 if it had to be put there.
   int map(const Shelf::View& view, const RefPtr<ShelfItem>& item) {
-    if (item->uses == 1) item->everybodys = everybodys_[item.get()];
     const int number = shelf_.find(view, item.get());
-    if (number < 0) shelf_.want(item, memfd_);
+    if (number < 0) shelf_.want(item, memfd_, [this, key = item.get()] { return everybodys_[key]; });
     return number;
   }
   Shelf::View stocked() {
@@ -77,15 +76,22 @@ TEST_F(ShelfTest, GoneFilesAreTakenDown) {
   EXPECT_EQ(map(view, next), -1);  // another file lies there for who has the old view
 }
 
-TEST_F(ShelfTest, ClearAsksAgain) {
-  auto file = item();
-  for (int i = 0; i < 2; ++i) map(stocked(), file);
+TEST_F(ShelfTest, AskedAgain) {
+  auto mine = item(), other = item();
+  for (int i = 0; i < 2; ++i) map(stocked(), mine);
+  for (int i = 0; i < 2; ++i) map(stocked(), other);
   const Shelf::View view = stocked();
-  shelf_.clear();
-  everybodys_[file.get()] = false;  // its mode changed
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(map(view, file), -1);
-  EXPECT_EQ(map(stocked(), file), -1);
+  everybodys_[mine.get()] = false;  // a directory's mode changed
+  shelf_.check_again();
+  EXPECT_EQ(map(view, mine), kShelfBase);  // who has it has it
+  const Shelf::View next = stocked();
   EXPECT_NE(table_[kShelfBase], own());
+  EXPECT_EQ(map(next, mine), -1);
+  EXPECT_EQ(map(next, other), kShelfBase + 1);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(map(stocked(), mine), -1);
+  everybodys_[mine.get()] = true;
+  for (int i = 0; i < 20; ++i) map(stocked(), mine);
+  EXPECT_EQ(map(stocked(), mine), kShelfBase);
 }
 
 TEST_F(ShelfTest, ClosedForGood) {
