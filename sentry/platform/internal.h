@@ -447,7 +447,8 @@ class PlatformImpl final : public Platform {
   void make_zygote_apart();
   // Has the next one map the interpreter, if it can.
   void order_preload(Process& process);
-  void ask_maker();
+  // False: it cannot be had.
+  bool ask_maker();
   bool maker_is_late();
   void end_maker();
   void make_on_demand();

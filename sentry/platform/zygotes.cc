@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <system_error>
 
 #include "sentry/base/log.h"
 #include "sentry/base/random.h"
@@ -50,10 +51,7 @@ void PlatformImpl::on_zygote_request(HostThread& thread, RequestKind kind) {
 // CPU.
 void PlatformImpl::want_zygotes() {
   if (making_ || !template_ready_ || !template_ || template_->where != Where::kSentry) return;
-  if (took_zygote_ && cpus_ >= 2 && cpus_are_free()) {
-    ask_maker();
-    return;
-  }
+  if (took_zygote_ && cpus_ >= 2 && cpus_are_free() && ask_maker()) return;
   SlotArea::unmap_dead(SlotArea::take_dead());
   if (RefPtr<SlotArea> area = SlotArea::make()) make_zygote(std::move(area));
 }
@@ -226,10 +224,17 @@ bool PlatformImpl::use_preload(Process& zygote, ExecImage& image) {
 
 // ---- the maker ----
 
-void PlatformImpl::ask_maker() {
+bool PlatformImpl::ask_maker() {
   std::lock_guard guard(maker_lock_);
-  if (!maker_.joinable()) maker_ = std::thread([this] { make_on_demand(); });
-  if (maker_does_ != MakerDoes::kNothing) return;
+  if (!maker_.joinable()) {
+    try {
+      maker_ = std::thread([this] { make_on_demand(); });
+    } catch (const std::system_error& e) {  // the control group has room for no other thread
+      LOG_DEBUG("no thread to make stubs: %s", e.what());
+      return false;
+    }
+  }
+  if (maker_does_ != MakerDoes::kNothing) return true;
   maker_does_ = MakerDoes::kWake;
   dead_areas_ = SlotArea::take_dead();
   // The scheduler would wake it here as a rule.
@@ -239,6 +244,7 @@ void PlatformImpl::ask_maker() {
     if (sched_setaffinity(maker_tid_, sizeof(others), &others) == 0) maker_avoids_ = cpu;
   }
   maker_wakes_.notify_one();
+  return true;
 }
 
 void PlatformImpl::end_maker() {
