@@ -6,6 +6,11 @@
 #include <linux/securebits.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+
 #include "sentry/base/counters.h"
 #include "sentry/fs/anon/pidfd.h"
 #include "sentry/loader/elf.h"
@@ -27,19 +32,22 @@ namespace {
 
 Result<i64> do_clone(Task& task, const task::CloneArgs& args) { return task::clone_task(task, args); }
 
-// Strings of one task's memory, most of which lie together: a page is read once.
-class PagedStrings {
+// One task's memory where many small things lie together, the arguments of a new program: each page is read once.
+class PagedMemory {
  public:
-  explicit PagedStrings(Task& task) : task_(task) {}
-  Result<std::string> read(u64 addr, size_t max) {
-    const u64 page = addr & ~(kPageSize - 1);
-    if (!known_ || page != page_) {
-      page_ = page;
-      known_ = task_.memory().read(page, bytes_, sizeof(bytes_)).has_value();
+  explicit PagedMemory(Task& task) : task_(task) {}
+  Result<u64> word(u64 addr) {
+    u64 value = 0;
+    if (const char* from = at(addr); from != nullptr && addr % kPageSize <= kPageSize - sizeof(value)) {
+      memcpy(&value, from, sizeof(value));
+      return value;
     }
-    if (known_) {
-      const char* from = bytes_ + (addr - page);
-      const size_t room = kPageSize - (addr - page);
+    TRY(task_.memory().read(addr, &value, sizeof(value)));
+    return value;
+  }
+  Result<std::string> string(u64 addr, size_t max) {
+    if (const char* from = at(addr); from != nullptr) {
+      const size_t room = kPageSize - addr % kPageSize;
       const size_t length = strnlen(from, room);
       if (length < room && length <= max) return std::string(from, length);
     }
@@ -47,35 +55,38 @@ class PagedStrings {
   }
 
  private:
+  struct Page {
+    u64 addr = 1;  // of none
+    bool readable = false;
+    std::unique_ptr<char[]> bytes;
+  };
+  // Null: not readable.
+  const char* at(u64 addr) {
+    const u64 wanted = addr - addr % kPageSize;
+    auto page = std::find_if(pages_.begin(), pages_.end(), [&](const Page& p) { return p.addr == wanted; });
+    if (page == pages_.end()) {
+      page = pages_.begin() + next_++ % pages_.size();
+      page->addr = wanted;
+      if (!page->bytes) page->bytes = std::make_unique<char[]>(kPageSize);
+      page->readable = task_.memory().read(wanted, page->bytes.get(), kPageSize).has_value();
+    }
+    return page->readable ? page->bytes.get() + (addr - wanted) : nullptr;
+  }
+
   Task& task_;
-  u64 page_ = 0;
-  bool known_ = false;
-  char bytes_[kPageSize];
+  std::array<Page, 4> pages_;
+  size_t next_ = 0;
 };
 
 // Strings of argv or envp; kTooBig beyond what exec could use.
-Result<std::vector<std::string>> read_strings(Task& task, PagedStrings& strings, u64 array, u64& budget) {
+Result<std::vector<std::string>> read_strings(PagedMemory& memory, u64 array, u64& budget) {
   std::vector<std::string> out;
   if (array == 0) return out;  // Linux takes a null argv and envp for empty lists
-  constexpr size_t kChunk = 32;
-  u64 pointers[kChunk];
-  size_t have = 0, at = 0;
-  for (;;) {
-    if (at == have) {
-      // Whole chunks where possible, single words near the end of a mapping.
-      auto got = task.memory().read(array, pointers, sizeof(pointers));
-      have = kChunk;
-      if (!got) {
-        TRY(task.memory().read(array, pointers, sizeof(u64)));
-        have = 1;
-      }
-      array += have * sizeof(u64);
-      at = 0;
-    }
-    u64 pointer = pointers[at++];
+  for (;; array += sizeof(u64)) {
+    const u64 pointer = TRY(memory.word(array));
     if (pointer == 0) return out;
     constexpr u64 kMaxString = 128 * 1024;  // MAX_ARG_STRLEN
-    auto text = strings.read(pointer, kMaxString);
+    auto text = memory.string(pointer, kMaxString);
     if (!text) return text.error() == Errno::kNametoolong ? Errno::kTooBig : text.error();
     u64 cost = text->size() + 1 + sizeof(u64);
     if (cost > budget) return Errno::kTooBig;
@@ -86,9 +97,9 @@ Result<std::vector<std::string>> read_strings(Task& task, PagedStrings& strings,
 
 Result<void> read_arguments(Task& task, u64 argv, u64 envp, task::ExecArgs& args) {
   u64 budget = loader::argument_limit(task.group->limit(RLIMIT_STACK));
-  PagedStrings strings(task);
-  args.argv = TRY(read_strings(task, strings, argv, budget));
-  args.envp = TRY(read_strings(task, strings, envp, budget));
+  PagedMemory memory(task);
+  args.argv = TRY(read_strings(memory, argv, budget));
+  args.envp = TRY(read_strings(memory, envp, budget));
   return {};
 }
 

@@ -92,6 +92,7 @@ installed = tempfile.mkdtemp(prefix="sbx-bin-")
 atexit.register(shutil.rmtree, installed)
 os.chmod(installed, 0o755)
 sbx = shutil.copy(os.path.realpath(arguments.sbx), os.path.join(installed, "sbx"))
+os.chdir(installed)  # conmon leaves a file `oom` where podman was called
 
 counts = {"ok": 0, "FAIL": 0, "skip": 0, "known": 0}
 for name in arguments.engine or list(ENGINES):
