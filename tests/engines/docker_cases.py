@@ -56,7 +56,7 @@ run --security-opt seccomp=unconfined $I mkdir /x; echo $?; rm $p
     ("host-pids", r"""
 bg --name ph --pid host $I sh -c 'echo $$; sleep 1000 & wait'; wait_for sh -c "$D logs ph | grep ."
 [ "$(docker logs ph)" = "$(docker inspect -f '{{.State.Pid}}' ph)" ]; echo $?; docker exec ph sh -c 'kill -0 '$(docker logs ph); echo $?
-docker stop -t 20 ph; docker inspect -f '{{.State.ExitCode}}' ph; run --pid host $I sh -c 'sleep 0 & cat /proc/$!/status 2>/dev/null | grep -c State; [ $! -gt $$ ]; (sleep 0.1; exit 4) & wait $!; echo $?'
+docker stop -t 20 ph; docker inspect -f '{{.State.ExitCode}}' ph; run --pid host $I sh -c 'sleep 0.3 & cat /proc/$!/status 2>/dev/null | grep -c State; [ $! -gt $$ ]; (sleep 0.1; exit 4) & wait $!; echo $?'
 """),
     ("process-namespaces", r"""
 bg --name pn $I sleep 100; run --pid container:pn $I sh -c 'ps -e | grep -c sleep; readlink /proc/1/exe; kill -0 1; echo $?; kill -KILL 1; echo $?'; run --pid container:pn $I sh -c 'exit 9'; echo $?
