@@ -440,9 +440,9 @@ class PlatformImpl final : public Platform {
   void on_zygote_request(HostThread& thread, RequestKind kind);
   void on_template_request(RequestKind kind);
   // Zygotes (zygotes.cc).
-  // What the template is told is up to the caller: the answer to the notification that is returned; 0: nothing.
   bool template_waits() const;
-  u64 order_zygote(RefPtr<SlotArea> area, int fd);
+  // To answer the notification that is returned is the caller's. view: what the template has.
+  u64 order_zygote(RefPtr<SlotArea> area, int fd, const Shelf::View& view);
   void make_zygote(RefPtr<SlotArea> area);
   void make_zygote_apart();
   // Has the next one map the interpreter, if it can.

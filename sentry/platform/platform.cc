@@ -160,8 +160,6 @@ void PlatformImpl::dispatch(HostThread& thread) {
   }
 }
 
-// ---- template and zygotes ----
-
 // ---- death ----
 
 void PlatformImpl::bury(Process& process) {

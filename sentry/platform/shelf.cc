@@ -66,12 +66,23 @@ int Shelf::free_place() const {
   return oldest;
 }
 
-void Shelf::stock(const std::function<int(int fd, int number)>& put) {
+bool Shelf::holds(const View& view) const {
+  for (size_t i = 0; i < kShelfPlaces; ++i) {
+    if (view[i] != 0 && view[i] != view_[i]) return false;
+  }
+  return true;
+}
+
+void Shelf::settle() {
   const bool ask = std::exchange(check_again_, false);
   for (size_t i = 0; i < kShelfPlaces; ++i) {
     const Place& place = places_[i];
     if (place.item && (place.item->gone || (ask && !place.everybodys()))) take_down(i);
   }
+}
+
+bool Shelf::stock(const std::function<int(int fd, int number)>& put) {
+  settle();
   for (Wanted& one : wanted_) {
     const int number = one.item->gone ? -1 : free_place();
     if (number < 0) continue;
@@ -89,11 +100,14 @@ void Shelf::stock(const std::function<int(int fd, int number)>& put) {
     places_[i] = {one.item, std::move(one.everybodys), false};
   }
   wanted_.clear();
+  bool clean = true;
   for (size_t i = 0; i < kShelfPlaces; ++i) {
     if (!places_[i].stale) continue;
     if (!nothing_) nothing_ = make_nothing();
     if (nothing_ && put(nothing_.get(), kShelfBase + static_cast<int>(i)) >= 0) places_[i].stale = false;
+    clean = clean && !places_[i].stale;
   }
+  return clean;
 }
 
 void Shelf::close() {

@@ -41,7 +41,12 @@ class Shelf {
   void want(const RefPtr<ShelfItem>& item, int fd, const Everybodys& everybodys);
   // The template waits: put(fd, number) puts a descriptor of ours at a number of its table, and answers below 0 if it
   // cannot.
-  void stock(const std::function<int(int fd, int number)>& put);
+  // False: it still has what nobody is to inherit; make no stub then.
+  bool stock(const std::function<int(int fd, int number)>& put);
+  // Takes down what may not be there any more; the template has it until stock().
+  void settle();
+  // Whether all that a stub has by that view may still be inherited.
+  bool holds(const View& view) const;
   // What a stub forked from the template now has.
   const View& view() const { return view_; }
   // Modes or places of directories changed: before the next stub is made all are asked for again.

@@ -60,11 +60,11 @@ bool PlatformImpl::template_waits() const {
   return !making_ && template_ready_ && template_ && template_->where == Where::kSentry && template_->notif != 0;
 }
 
-u64 PlatformImpl::order_zygote(RefPtr<SlotArea> area, int fd) {
+u64 PlatformImpl::order_zygote(RefPtr<SlotArea> area, int fd, const Shelf::View& view) {
   auto process = make_ref<Process>(*this);
   area->take(0);
   process->area = std::move(area);
-  process->shelf = shelf_.view();
+  process->shelf = view;
   order_preload(*process);
   making_ = std::make_unique<HostThread>(*this, process, 0, Role::kZygote);
   making_->parent_area = template_->process->area;
@@ -85,9 +85,9 @@ void PlatformImpl::make_zygote(RefPtr<SlotArea> area) {
     KeptHere kept(*template_);
     fd = add_fd(template_->notif, area->memfd());
     if (fd < 0) return;  // interrupted: it rings again, and the next exec asks again
-    shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); });
+    if (!shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); })) return;
   }
-  const u64 notif = order_zygote(std::move(area), fd);
+  const u64 notif = order_zygote(std::move(area), fd, shelf_.view());
   // The template's copying takes longer than to wake an idle CPU for it.
   if (cpus_ >= 2 && cpus_are_free())
     wake_apart(*template_);
@@ -103,10 +103,12 @@ void PlatformImpl::make_zygote_apart() {
   area->touch(0);
   u64 notif = 0;
   i32 tid = 0;
+  Shelf::View view{};  // what the template has, whatever becomes of the shelf meanwhile
   {
     fiber::KernelLock lock;
-    if (template_waits()) {
-      shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); });
+    if (template_waits() &&
+        shelf_.stock([this](int ours, int number) { return add_fd(template_->notif, ours, number); })) {
+      view = shelf_.view();
       notif = template_->notif;
       tid = template_->tid;
       template_ready_ = false;
@@ -126,7 +128,7 @@ void PlatformImpl::make_zygote_apart() {
     fiber::KernelLock lock;
     template_ready_ = template_ready_ || (template_ && template_->where == Where::kSentry);
     const bool same = template_waits() && template_->notif == notif;
-    notif = same && fd >= 0 ? order_zygote(std::move(area), fd) : 0;
+    notif = same && fd >= 0 ? order_zygote(std::move(area), fd, view) : 0;
     area = nullptr;
     if (notif != 0) wake_here();
   }
@@ -152,7 +154,12 @@ Result<std::unique_ptr<HostThread>> PlatformImpl::take_zygote() {
   auto out = std::move(zygotes_.front());
   zygotes_.pop_front();
   took_zygote_ = true;
-  return out;
+  // One made before something left the shelf has that still.
+  shelf_.settle();
+  if (shelf_.holds(out->process->shelf)) return out;
+  out->process->kill();
+  out = nullptr;
+  return take_zygote();
 }
 
 void PlatformImpl::return_zygote(std::unique_ptr<HostThread> zygote) { zygotes_.push_back(std::move(zygote)); }
