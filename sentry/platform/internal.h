@@ -354,13 +354,9 @@ class PlatformImpl final : public Platform {
 
   // Answers the notification (0 in rax); false if the stub left its doorbell: it will ring again.
   bool answer(u64 notif);
-  // A descriptor of ours in the table of the stub that waits in `notif`; -errno. lend_fd: for one, kept here meanwhile.
+  // A descriptor of ours in the table of the stub that waits in `notif`; -errno.
   // number: where in its table; -1: the lowest that is free.
   int add_fd(u64 notif, int fd, int number = -1);
-  int lend_fd(const HostThread& thread, int fd) {
-    KeptHere kept(thread);
-    return add_fd(thread.notif, fd);
-  }
   u64 random_cookie();
   void collect_counters(Slot& slot);
   void forget(HostThread& thread);

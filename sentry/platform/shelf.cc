@@ -18,13 +18,13 @@ namespace {
 constexpr i32 kUses = 2;  // of a file, and it is worth a place
 constexpr i32 kUsesAfterRefusal = -8;
 constexpr size_t kMostWanted = 8;
+constexpr u64 kIdle = 256;  // finds of others since one was used last: its place may go to another
+
 UniqueFd make_nothing() {
   UniqueFd fd(memfd_create("nothing", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   const bool sealed = fd && fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0;
   return sealed ? std::move(fd) : UniqueFd();
 }
-
-constexpr u64 kIdle = 256;  // finds of others since one was used last: its place may go to another
 }  // namespace
 
 int Shelf::find(const View& view, ShelfItem* item) {
