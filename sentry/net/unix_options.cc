@@ -46,6 +46,8 @@ bool plain_flag(int name) {
 
 Result<void> UnixSocket::set_option(int level, int name, std::string_view value) {
   if (level != SOL_SOCKET) return Errno::kOpnotsupp;
+  end_lent();
+  if (peer_ != nullptr) peer_->end_lent();
   switch (name) {
     case SO_RCVTIMEO: receive_timeout = TRY(timeout_from(value)); return {};
     case SO_SNDTIMEO: send_timeout = TRY(timeout_from(value)); return {};
@@ -120,6 +122,7 @@ Result<std::string> UnixSocket::get_option(int level, int name, size_t max) {
 
 Result<i64> UnixSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
   size_t n = 0;
+  settle_both();
   if (cmd == FIONREAD) {  // SIOCINQ
     if (state_ == State::kListening) return Errno::kInval;
     if (host_)

@@ -59,6 +59,7 @@ UnixSocket::UnixSocket(int type, u32 flags)
 }
 
 UnixSocket::~UnixSocket() {
+  end_lent();
   all_sockets().erase(this);
   if (bound_) bound_->socket = nullptr;
   // An accepted socket has the listener's name and is not what the name leads to.
@@ -97,6 +98,8 @@ void UnixSocket::detach_peer() {
     std::erase(peer->followers_, this);
     return;
   }
+  end_lent();
+  peer->end_lent();
   peer->peer_closed(!inbox_.empty());
 }
 
@@ -304,6 +307,8 @@ Result<void> UnixSocket::shutdown(int how) {
   if (datagram() && state_ != State::kConnected) return Errno::kNotconn;
   if (host_) return host_->shutdown(how);
   if (host_listener_ && how != SHUT_WR) host_listener_->shut();
+  end_lent();
+  if (peer_ != nullptr) peer_->end_lent();
   bool receive = how != SHUT_WR, send = how != SHUT_RD;
   if (receive) shut_ |= kNoReceive;
   if (send) shut_ |= kNoSend;
@@ -319,8 +324,8 @@ Result<void> UnixSocket::shutdown(int how) {
 
 // ---- waiting for room ----
 
-size_t UnixSocket::room_for(const UnixSocket& sender) const {
-  return inbox_charge_ >= sender.send_buffer_ ? 0 : sender.send_buffer_ - inbox_charge_;
+size_t UnixSocket::room_for(size_t send_buffer) const {
+  return inbox_charge_ >= send_buffer ? 0 : send_buffer - inbox_charge_;
 }
 
 void UnixSocket::wait_for_room(UnixSocket& receiver) {
@@ -348,6 +353,7 @@ void UnixSocket::drained() {
 
 u32 UnixSocket::readiness() {
   if (host_) return host_->readiness();
+  settle_both();
   u32 mask = 0;
   if (error_ != Errno::kNone) mask |= POLLERR;
   if ((shut_ & (kNoReceive | kNoSend)) == (kNoReceive | kNoSend)) mask |= POLLHUP;

@@ -9,6 +9,7 @@
 
 #include "sentry/net/network.h"
 #include "sentry/net/socket.h"
+#include "sentry/platform/stream_lease.h"
 
 namespace sbx::net {
 
@@ -40,7 +41,14 @@ class UnixSocket final : public Socket {
   Result<std::string> get_option(int level, int name, size_t max) override;
 
   u32 readiness() override;
-  fiber::WaitQueue* wait_queue() override { return &queue_; }
+  fiber::WaitQueue* wait_queue() override;
+  void set_flags(u32 flags) override;
+  platform::LentStream* lent_reads() override;
+  platform::LentStream* lent_writes() override;
+  size_t bytes_left() override;
+  size_t peek_bytes(u8* to, size_t most) override;
+  void room_lent(RefPtr<platform::WriteRing> ring) override;
+  void take_lent() override { settle_both(); }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
 
   // Descriptors sent and not yet received, in all sockets. Bounded (kToomanyrefs): a socket sent through itself would
@@ -77,12 +85,26 @@ class UnixSocket final : public Socket {
   void attach(std::unique_ptr<HostPeer> host);
   Result<void> connect_to_host(const vfs::WalkContext& ctx, std::string_view address);
   Result<size_t> send_stream(SendRequest& request);
+  Result<size_t> append(vfs::Source& data, std::vector<RefPtr<vfs::File>>& files, const Identity& from,
+                        size_t send_buffer);
+  // What processes have put into the inbox and taken out by themselves is so from here on.
+  void settle() {
+    if (lent_.any()) settle_lent();
+  }
+  void settle_lent();
+  void settle_both() {
+    settle();
+    if (peer_ != nullptr) peer_->settle();
+  }
+  // The same, and nothing is with processes any more.
+  void end_lent();
+  void consume(size_t n);
   Result<size_t> send_packet(UnixSocket& to, SendRequest& request);
   Result<size_t> receive_stream(ReceiveRequest& request);
   Result<size_t> receive_packet(ReceiveRequest& request);
   Result<size_t> nothing_to_receive();
   // Room in the inbox for senders whose send buffer is this big.
-  size_t room_for(const UnixSocket& sender) const;
+  size_t room_for(size_t send_buffer) const;
   bool roomy(const UnixSocket& sender) const { return inbox_charge_ * 4 <= sender.send_buffer_; }
   void wait_for_room(UnixSocket& receiver);
   void stop_waiting();
@@ -100,6 +122,8 @@ class UnixSocket final : public Socket {
   RefPtr<BoundName> bound_;
   vfs::Path bound_path_;
 
+  // Streams: what of the inbox is with processes. Whoever looks at the inbox settles it first.
+  platform::LentStream lent_;
   std::deque<Message> inbox_;
   size_t inbox_charge_ = 0, inbox_bytes_ = 0;
   UnixSocket* peer_ = nullptr;

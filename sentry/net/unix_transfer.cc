@@ -11,12 +11,12 @@ constexpr size_t kStreamPiece = 65536;     // one message of a stream holds at m
 constexpr size_t kSmallestPiece = 512;     // room for later small writes to join
 constexpr size_t kMaxQueuedPackets = 512;  // net.unix.max_dgram_qlen
 
-constexpr u32 kNobody = 65534;  // the overflow id
+constexpr Identity kUnknown = {0, 65534, 65534};  // the overflow ids
 
 // Linux notes who sends only if one of the two ends asks for it, or the other is not accepted yet (maybe_add_creds).
 Identity sender_identity(const SendRequest& request, bool wanted) {
   if (request.credentials) return *request.credentials;
-  if (!wanted) return Identity{0, kNobody, kNobody};
+  if (!wanted) return kUnknown;
   return caller_identity != nullptr ? caller_identity() : Identity{0, 0, 0};
 }
 
@@ -59,7 +59,7 @@ Result<size_t> UnixSocket::send(const vfs::WalkContext* ctx, SendRequest& reques
 Result<size_t> UnixSocket::send_packet(UnixSocket& to, SendRequest& request) {
   size_t n = request.data.left();
   if (n + 32 > send_buffer_) return Errno::kMsgsize;
-  bool crowded = to.inbox_.size() >= kMaxQueuedPackets || (!to.inbox_.empty() && to.room_for(*this) < n);
+  bool crowded = to.inbox_.size() >= kMaxQueuedPackets || (!to.inbox_.empty() && to.room_for(send_buffer_) < n);
   if (crowded) {
     wait_for_room(to);
     return Errno::kAgain;
@@ -86,15 +86,29 @@ Result<size_t> UnixSocket::send_stream(SendRequest& request) {
   if (state_ != State::kConnected) return Errno::kNotconn;
   if ((shut_ & kNoSend) || peer_ == nullptr || (peer_->shut_ & kNoReceive)) return Errno::kPipe;
   UnixSocket& to = *peer_;
+  to.settle();
+  // What is free is ours, not of somebody who may write to it by himself.
+  if (to.lent_.claim() > 0 && to.room_for(send_buffer_) < request.data.left() + 2 * kMessageOverhead + to.lent_.claim())
+    to.end_lent();
   Identity from = sender_identity(request, pass_credentials_ || to.pass_credentials_ || !to.accepted_);
+  const size_t done = TRY(to.append(request.data, request.files, from, send_buffer_));
+  if (request.data.left() > 0) wait_for_room(to);
+  if (done == 0 && request.data.left() > 0) return Errno::kAgain;
+  to.queue_.wake_all();
+  return done;
+}
+
+// Bytes of a stream into the inbox, as many as there is room for; `files` with the first of them.
+Result<size_t> UnixSocket::append(vfs::Source& data, std::vector<RefPtr<vfs::File>>& files, const Identity& from,
+                                  size_t send_buffer) {
   size_t done = 0;
-  while (request.data.left() > 0) {
-    size_t room = to.room_for(*this);
+  while (data.left() > 0) {
+    size_t room = room_for(send_buffer);
     if (room <= kMessageOverhead) break;
-    Message* last = to.inbox_.empty() ? nullptr : &to.inbox_.back();
-    bool joins = last != nullptr && request.files.empty() && last->files.empty() && last->identity == from &&
-                 last->room > last->length;
-    size_t piece = std::min(request.data.left(), kStreamPiece);
+    Message* last = inbox_.empty() ? nullptr : &inbox_.back();
+    bool joins =
+        last != nullptr && files.empty() && last->files.empty() && last->identity == from && last->room > last->length;
+    size_t piece = std::min(data.left(), kStreamPiece);
     if (joins) {
       piece = std::min(piece, last->room - last->length);
     } else {
@@ -103,34 +117,28 @@ Result<size_t> UnixSocket::send_stream(SendRequest& request) {
       fresh.room = std::max(piece, kSmallestPiece);
       fresh.bytes = std::make_unique_for_overwrite<u8[]>(fresh.room);
       fresh.identity = from;
-      to.inbox_charge_ += fresh.charge();
-      to.inbox_.push_back(std::move(fresh));
-      last = &to.inbox_.back();
+      inbox_charge_ += fresh.charge();
+      inbox_.push_back(std::move(fresh));
+      last = &inbox_.back();
     }
-    auto got = request.data.get(last->bytes.get() + last->length, piece);
+    auto got = data.get(last->bytes.get() + last->length, piece);
     size_t moved = got ? *got : 0;
     last->length += moved;
-    to.inbox_bytes_ += moved;
+    inbox_bytes_ += moved;
     done += moved;
     if (last->left() == 0) {
-      to.inbox_charge_ -= last->charge();
-      to.inbox_.pop_back();
-    } else if (!request.files.empty()) {
-      files_in_flight += request.files.size();
-      last->files = std::move(request.files);
-      request.files.clear();
+      inbox_charge_ -= last->charge();
+      inbox_.pop_back();
+    } else if (!files.empty()) {
+      files_in_flight += files.size();
+      last->files = std::move(files);
+      files.clear();
     }
     if (moved < piece) {
       if (done == 0) return got ? Errno::kFault : got.error();
       break;
     }
   }
-  if (done == 0 && request.data.left() > 0) {
-    wait_for_room(to);
-    return Errno::kAgain;
-  }
-  if (request.data.left() > 0) wait_for_room(to);
-  to.queue_.wake_all();
   return done;
 }
 
@@ -149,9 +157,22 @@ void UnixSocket::pop_message() {
   inbox_.pop_front();
 }
 
+// Of the first message, or of as many as have no files.
+void UnixSocket::consume(size_t n) {
+  while (n > 0 && !inbox_.empty()) {
+    Message& message = inbox_.front();
+    const size_t part = std::min(n, message.left());
+    message.read += part;
+    inbox_bytes_ -= part;
+    n -= part;
+    if (message.left() == 0) pop_message();
+  }
+}
+
 Result<size_t> UnixSocket::receive(ReceiveRequest& request) {
   if (host_) return host_->receive(request);
   if (request.flags & MSG_OOB) return type() == SOCK_STREAM ? Errno::kInval : Errno::kOpnotsupp;
+  settle();
   if (inbox_.empty()) return nothing_to_receive();
   auto result = type() == SOCK_STREAM ? receive_stream(request) : receive_packet(request);
   // Writers are let in again when a good part is free, not for each byte.
@@ -223,14 +244,83 @@ Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
       files_in_flight -= message.files.size();
       for (auto& file : message.files) request.files.push_back(std::move(file));
       message.files.clear();
-      message.read += *moved;
-      inbox_bytes_ -= *moved;
-      if (message.left() == 0) pop_message();
+      consume(*moved);
     }
     if (*moved < n || had_files) break;
   }
   request.address = peer_ != nullptr ? peer_->name_ : peer_name_;
   return done;
+}
+
+// ---- with processes (platform/stream_lease.h) ----
+
+void UnixSocket::settle_lent() {
+  if (const size_t taken = lent_.take_back(); taken > 0) consume(taken);
+  const size_t send_buffer = peer_ != nullptr ? peer_->send_buffer_ : send_buffer_;
+  lent_.collect([&](const u8* bytes, size_t n) {
+    vfs::KernelSource source(bytes, n);
+    std::vector<RefPtr<vfs::File>> none;
+    // There was room when they were written: they count, but none is refused.
+    auto added = append(source, none, kUnknown, SIZE_MAX);
+    return added && *added == n;
+  });
+  const size_t room = room_for(send_buffer);
+  lent_.allow(room > 2 * kMessageOverhead ? room - 2 * kMessageOverhead : 0);
+}
+
+void UnixSocket::end_lent() {
+  lent_.end();
+  settle();
+}
+
+// Who joins is to hear of what comes, and of room in the other's inbox.
+fiber::WaitQueue* UnixSocket::wait_queue() {
+  end_lent();
+  if (peer_ != nullptr) peer_->settle();
+  return &queue_;
+}
+
+void UnixSocket::set_flags(u32 flags) {
+  end_lent();
+  if (peer_ != nullptr) peer_->end_lent();
+  Socket::set_flags(flags);
+}
+
+platform::LentStream* UnixSocket::lent_reads() {
+  if (type() != SOCK_STREAM || state_ != State::kConnected || host_) return nullptr;
+  // Who waits for room would have to hear of what is taken.
+  const bool plain = senders_.empty() && !pass_credentials_ && receive_least_ == 1;
+  return plain ? &lent_ : nullptr;
+}
+
+size_t UnixSocket::bytes_left() {
+  settle();
+  return inbox_bytes_;
+}
+
+platform::LentStream* UnixSocket::lent_writes() {
+  if (type() != SOCK_STREAM || state_ != State::kConnected || host_ || peer_ == nullptr) return nullptr;
+  UnixSocket& to = *peer_;
+  const bool unsaid = !pass_credentials_ && !to.pass_credentials_ && to.accepted_ && accepted_;
+  const bool open = error_ == Errno::kNone && (shut_ & kNoSend) == 0 && (to.shut_ & kNoReceive) == 0;
+  return unsaid && open && to.queue_.empty() ? &to.lent_ : nullptr;
+}
+
+size_t UnixSocket::peek_bytes(u8* to, size_t most) {
+  settle();
+  size_t done = 0;
+  for (const Message& message : inbox_) {
+    if (!message.files.empty() || done == most) break;
+    const size_t n = std::min(message.left(), most - done);
+    std::memcpy(to + done, message.bytes.get() + message.read, n);
+    done += n;
+  }
+  return done;
+}
+
+void UnixSocket::room_lent(RefPtr<platform::WriteRing> ring) {
+  peer_->lent_.room_lent(std::move(ring));
+  peer_->settle();
 }
 
 }  // namespace sbx::net

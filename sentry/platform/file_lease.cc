@@ -48,7 +48,7 @@ void FileLease::take_back() {
   if ((word & (SlotLease::kLent | SlotLease::kClosed)) != 0) position_ = word & SlotLease::kPosition;
   if (place_ != 0) {
     position_ = std::min(position_, bytes_);
-    area_->free_streams |= 1u << (place_ - 1);
+    area_->free_stream(place_ - 1);
   }
   closed_ = may_close_ && (word & SlotLease::kClosed) != 0;
   if (may_close_ && !closed_) --area_->closable;
@@ -79,6 +79,7 @@ void WindowFile::take_back_positions() {
 }
 
 void take_back_positions() {
+  WriteRing::close_all();
   while (!leases_out().empty()) leases_out().back()->take_back();
 }
 
@@ -191,6 +192,23 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   positions_lent.add();
 }
 
+// `n` bytes lie at that place; or own records, from that position on.
+void GuestThreadImpl::lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotArea> area, int fd, u32 place, size_t n,
+                                        u64 position) {
+  if (!lease) lease = make_ref<FileLease>();
+  lease->take_back();
+  SlotLease& shared = area->lease(static_cast<u32>(fd));
+  shared.has_stat = shared.window = shared.turn = 0;
+  shared.may_close = shared.used = 0;
+  shared.bytes_at_hand = static_cast<u32>(n);
+  shared.stream = static_cast<u16>(place + 1);
+  area->take_stream(place);
+  lease->place_ = place + 1;
+  lease->bytes_ = place < kOwnPlaces ? n : SlotLease::kPosition;
+  lease->may_close_ = lease->ahead_ = false;
+  lend(*lease, std::move(area), fd, position);
+}
+
 bool GuestThreadImpl::lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) {
   RefPtr<SlotArea> area = area_to_lend(fd, table);
   if (!area || area->free_streams == 0) return false;
@@ -198,18 +216,7 @@ bool GuestThreadImpl::lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, i
   const ssize_t got = recv(host_fd, area->stream(place), kStreamBytes, MSG_PEEK | MSG_DONTWAIT);
   // What fills the place may go on, and its sender wait for room.
   if (got <= 0 || static_cast<u64>(got) == kStreamBytes) return false;
-  if (!lease) lease = make_ref<FileLease>();
-  lease->take_back();
-  SlotLease& shared = area->lease(static_cast<u32>(fd));
-  shared.has_stat = shared.window = shared.turn = 0;
-  shared.may_close = shared.used = 0;
-  shared.bytes_at_hand = static_cast<u32>(got);
-  shared.stream = static_cast<u16>(place + 1);
-  area->free_streams &= ~(1u << place);
-  lease->place_ = place + 1;
-  lease->bytes_ = static_cast<u64>(got);
-  lease->may_close_ = lease->ahead_ = false;
-  lend(*lease, std::move(area), fd, 0);
+  lend_stream_bytes(lease, std::move(area), fd, place, static_cast<size_t>(got));
   streams_lent.add();
   return true;
 }

@@ -73,7 +73,7 @@ class FileLease final : public RefCounted {
   bool ahead_ = false;  // with bytes that were read ahead
 };
 
-// All of them: somebody wants to see each read (inotify).
+// All of them, and what is written (stream_lease.h): somebody wants to see each read and write (inotify).
 void take_back_positions();
 
 }  // namespace sbx::platform

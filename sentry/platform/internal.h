@@ -67,6 +67,16 @@ class SlotArea : public RefCounted {
   u64* closes() const { return reinterpret_cast<u64*>(base_ + kClosesOffset); }
   u8* stream(u32 place) const { return base_ + kStreamsOffset + place * kStreamBytes; }
   u32 free_streams = ~0u;  // bit n: place n is
+  SlotRing& ring(u32 place) const { return reinterpret_cast<SlotRing*>(base_ + kRingHeadsOffset)[place]; }
+  u8* ring_bytes(u32 place) const { return base_ + kRingsOffset + place * kRingBytes; }
+  u32 free_rings = ~0u;
+  // StreamPlace; own records lie in a ring that is taken already.
+  void take_stream(u32 place) {
+    if (place < kOwnPlaces) places_of(place) &= ~(1u << place % 32);
+  }
+  void free_stream(u32 place) {
+    if (place < kOwnPlaces) places_of(place) |= 1u << place % 32;
+  }
   Posts& posts() const { return *reinterpret_cast<Posts*>(base_ + kPostsOffset); }
   PostBox* post_box = nullptr;  // the one that is open
   u32 closable = 0;             // descriptors that the stub may close, or has
@@ -78,6 +88,8 @@ class SlotArea : public RefCounted {
     u32 index;
     u64 cookie;
   };
+  static_assert(kStreams == 32 && kRings == 32);
+  u32& places_of(u32 place) { return place < kRingPlaces ? free_streams : free_rings; }
   UniqueFd memfd_;
   u8* base_ = nullptr;
   u32 next_ = 0;
@@ -226,6 +238,12 @@ class GuestThreadImpl final : public GuestThread {
   RefPtr<PostBox> open_posts(int epoll) override;
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) override;
+  bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
+                  const std::function<size_t(u8* to, size_t most)>& fill) override;
+  RefPtr<WriteRing> lend_room(int fd, u64 table) override;
+  bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) override;
+  void lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotArea> area, int fd, u32 place, size_t n,
+                         u64 position = 0);
   // Null: nothing is lent to this thread now.
   RefPtr<SlotArea> area_to_lend(int fd, u64 table);
   void lend(FileLease& lease, RefPtr<SlotArea> area, int fd, u64 position);

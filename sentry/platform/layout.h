@@ -13,18 +13,32 @@ constexpr u32 kMaxSlots = 2048;
 // Arguments are copied into the first part of a window, results into the rest.
 constexpr u64 kCopyInBytes = 32 * 1024;
 constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
-// The last two slots are no thread's: in the one are bytes of streams that the process may take (file_lease.h), in the
-// other the positions of files that it may move.
-constexpr u32 kThreadSlots = kMaxSlots - 2;
-constexpr u64 kStreamsOffset = kThreadSlots * kSlotBytes;
+// The last slots are no thread's: in the first of them are rings of bytes that the process has written or may take
+// (stream_lease.h), in the next bytes of the host's streams that it may take (file_lease.h), in the last the positions
+// of files that it may move.
+constexpr u64 kRingBytes = 64 * 1024;
+constexpr u32 kRings = 32;
+constexpr u32 kThreadSlots = kMaxSlots - 2 - kRings * kRingBytes / kSlotBytes;
+constexpr u64 kRingsOffset = kThreadSlots * kSlotBytes;
+constexpr u64 kStreamsOffset = kRingsOffset + kRings * kRingBytes;
 constexpr u64 kStreamBytes = 2048;
 constexpr u32 kStreams = kSlotBytes / kStreamBytes;
+// Where bytes lie that a process may take: in a stream's place, in a ring, or in a ring as the records that it has put
+// there itself.
+enum StreamPlace : u32 {
+  kStreamPlaces = 0,
+  kRingPlaces = kStreams,
+  kOwnPlaces = kRingPlaces + kRings,
+  kPlacesEnd = kOwnPlaces + kRings
+};
 constexpr u64 kLeasesOffset = kStreamsOffset + kSlotBytes;
 constexpr u32 kMaxLeases = 192;
 // Behind them a bit for each that the stub has closed.
 constexpr u64 kClosesOffset = kLeasesOffset + kMaxLeases * 256;
 // And behind these what one thread of the process has posted (post_box.h).
 constexpr u64 kPostsOffset = kLeasesOffset + 52 * 1024;
+// And behind that what is said of the rings.
+constexpr u64 kRingHeadsOffset = kLeasesOffset + 60 * 1024;
 
 constexpr u64 kStubBase = 0x70000000;
 constexpr u64 kStubSize = 0x20000;  // the filter's range; the blob is at most this long
@@ -223,14 +237,30 @@ struct alignas(64) SlotLease {
   u32 has_stat;
   // Bytes of the file at hand in the window of the slot that has the same turn: what is there until its next request.
   u32 turn, at_hand, bytes_at_hand;
-  u16 used;       // the stub's: some were read from there
-  u16 may_close;  // the stub may close the descriptor by itself
-  u16 stream;     // its place plus one; 0: it is a file
-  u16 spare;
+  u16 used;                  // the stub's: some were read from there
+  u16 may_close;             // the stub may close the descriptor by itself
+  u16 stream;                // its place plus one (StreamPlace); 0: it is a file
+  u16 ring;                  // what is written goes to that ring, its number plus one; 0: to the sentry
   alignas(64) u64 stat[18];  // struct stat
 };
 static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxLeases / 8 <= kSlotBytes &&
               kMaxLeases % 64 == 0);
+// A ring that takes what the process writes, as records: who writes claims it (kClosed, for a moment), puts one there
+// and gives it back with the position behind it.
+struct alignas(64) SlotRing {
+  u64 word;  // as SlotLease::word
+  u64 end;   // sentry: the position may be moved as far as this
+  u32 fd;    // the descriptor it is for
+};
+// Each begins at a multiple of its size; the bytes follow, around the end of the ring.
+struct RingRecord {
+  u64 time;  // stamp counter: what was written earlier is in front, whoever wrote it
+  u32 length, spare;
+};
+constexpr u64 ring_record_bytes(u64 length) {
+  return (sizeof(RingRecord) + length + sizeof(RingRecord) - 1) / sizeof(RingRecord) * sizeof(RingRecord);
+}
+static_assert(kRingHeadsOffset + kRings * sizeof(SlotRing) <= kLeasesOffset + kSlotBytes);
 // A tenth of a second, about. Others may write the file from outside.
 constexpr u64 kIsSure = 1ull << 28;
 
@@ -253,8 +283,7 @@ struct alignas(64) Posts {
   alignas(64) u32 tail;  // so many were posted
   alignas(64) PostedControl ring[kMostPosts];
 };
-static_assert(kClosesOffset + kMaxLeases / 8 <= kPostsOffset &&
-              kPostsOffset + sizeof(Posts) <= kLeasesOffset + kSlotBytes);
+static_assert(kClosesOffset + kMaxLeases / 8 <= kPostsOffset && kPostsOffset + sizeof(Posts) <= kRingHeadsOffset);
 
 struct RobustList {
   u64 head;

@@ -18,6 +18,7 @@
 #include "sentry/platform/file_window.h"
 #include "sentry/platform/post_box.h"
 #include "sentry/platform/registers.h"
+#include "sentry/platform/stream_lease.h"
 
 namespace sbx::platform {
 
@@ -227,6 +228,14 @@ class GuestThread {
   // Lends all that the host's stream socket behind a descriptor has to be read right now, if that can be done. True:
   // the bytes that are taken are to be taken from the socket when the lease comes back (FileLease::collect).
   virtual bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) = 0;
+  // Lends up to `most` bytes of a stream of ours that fill() puts at `to`, the next to be read from a descriptor.
+  // False: not now, or there were none.
+  virtual bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
+                          const std::function<size_t(u8* to, size_t most)>& fill) = 0;
+  // Lends what the process will have put into that ring itself (LentStream::lends_own). False: it is another's.
+  virtual bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) = 0;
+  // Lets the process write to a descriptor by itself, once it is allowed some room (stream_lease.h). Null: not now.
+  virtual RefPtr<WriteRing> lend_room(int fd, u64 table) = 0;
   // Lets this thread post what it does to the epoll behind its descriptor (post_box.h). Null: not now.
   virtual RefPtr<PostBox> open_posts(int epoll) = 0;
   // Bit n: descriptor n may have been closed by its process since the last time. False: none was.

@@ -229,7 +229,7 @@ Result<i64> fcntl_open_only(Task& task, Fd fd, vfs::File& file, i32 command, u64
     case F_GETPIPE_SZ: {
       fs::pipe::Pipe* pipe = fs::pipe::PipeFile::pipe_of(file);
       if (pipe == nullptr) return Errno::kBadf;
-      if (command == F_GETPIPE_SZ) return static_cast<i64>(pipe->buffer.capacity());
+      if (command == F_GETPIPE_SZ) return static_cast<i64>(pipe->content().capacity());
       return static_cast<i64>(TRY(pipe->resize(static_cast<u32>(arg), task.creds->capable(CAP_SYS_RESOURCE))));
     }
     case F_ADD_SEALS: {

@@ -114,14 +114,20 @@ Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
   auto file = TRY(open_for_reading(task, fd));
   if (static_cast<i64>(n) < 0) return Errno::kInval;
   auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), At{});
-  if (done) lend_position(task, fd.n, file);
+  if (!done) return done;
+  if (file->seekable())
+    lend_position(task, fd.n, file);
+  else
+    lend_bytes(task, fd.n, *file, n);
   return done;
 }
 
 Result<i64> sys_write(Task& task, Fd fd, InBuf from, Size n) {
   auto file = TRY(open_for_writing(task, fd));
   if (static_cast<i64>(n) < 0) return Errno::kInval;
-  return do_write(task, *file, UserBuffers(from.addr, n), At{});
+  auto done = do_write(task, *file, UserBuffers(from.addr, n), At{});
+  if (done && !file->seekable()) lend_room(task, fd.n, *file);
+  return done;
 }
 
 Result<i64> sys_pread64(Task& task, Fd fd, OutBuf to, Size n, Off offset) {

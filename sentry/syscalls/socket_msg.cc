@@ -236,7 +236,9 @@ Result<i64> sys_sendto(Task& task, Fd fd, InBuf from, Size n, Hex flags, InBuf a
   auto socket = TRY(get_socket(task, fd.n));
   std::string address;
   if (addr.addr != 0) address = TRY(read_address(task, addr.addr, addr_length));
-  return do_send(task, *socket, UserBuffers(from.addr, n), address, static_cast<u32>(flags.v), {});
+  auto done = do_send(task, *socket, UserBuffers(from.addr, n), address, static_cast<u32>(flags.v), {});
+  if (done) lend_room(task, fd.n, *socket);
+  return done;
 }
 
 Result<i64> sys_sendmsg(Task& task, Fd fd, UserAddr message, Hex flags) {
@@ -270,6 +272,7 @@ Result<i64> sys_recvfrom(Task& task, Fd fd, OutBuf to, Size n, Hex flags, OutBuf
   net::ReceiveRequest request{sink, static_cast<u32>(flags.v)};
   const size_t done = TRY(do_receive(*socket, request));
   TRY(write_address(task, request.address, addr.addr, addr_length.addr));
+  if (request.flags == 0) lend_bytes(task, fd.n, *socket, n);
   return static_cast<i64>(done);
 }
 

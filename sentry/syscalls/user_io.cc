@@ -143,12 +143,28 @@ Result<size_t> block(vfs::File& file, u64 net::Socket::*timeout, const char* rea
 }
 }  // namespace
 
+namespace {
+// Calls that the stub would answer have to be seen by no filter.
+bool filters_allow(const Task& task, std::initializer_list<u32> calls) {
+  return !task.seccomp ||
+         std::all_of(calls.begin(), calls.end(), [&](u32 nr) { return task.seccomp->always_allows(nr); });
+}
+}  // namespace
+
 void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
   if (!file->seekable()) return;
-  for (u32 nr : {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl, SYS_close}) {
-    if (task.seccomp && !task.seccomp->always_allows(nr)) return;
-  }
+  if (!filters_allow(task, {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl, SYS_close})) return;
   task.fds->lend_position(fd, file, *task.thread);
+}
+
+void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked) {
+  constexpr size_t kMany = 16384;  // who reads so much leaves little, and comes seldom
+  if (asked >= kMany) return;
+  if (filters_allow(task, {SYS_read, SYS_recvfrom})) task.fds->lend_bytes(fd, file, *task.thread);
+}
+
+void lend_room(Task& task, int fd, vfs::File& file) {
+  if (filters_allow(task, {SYS_write, SYS_sendto})) task.fds->lend_room(fd, file, *task.thread);
 }
 
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {

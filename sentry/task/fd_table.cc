@@ -90,6 +90,7 @@ void FdTable::close_on_exec() {
   if (watcher_ != nullptr) watcher_->copied();  // what comes is another program
   reap();                                       // of threads that closed and were ended since the call began
   for (size_t fd = 0; fd < slots_.size(); ++fd) {
+    end_ring(slots_[fd]);  // its memory goes
     if (slots_[fd].file && slots_[fd].cloexec) (void)drop(static_cast<int>(fd));
   }
 }
@@ -113,9 +114,15 @@ void FdTable::set_cloexec_range(u32 first, u32 last) {
   }
 }
 
+void FdTable::end_ring(Slot& slot) {
+  if (slot.ring) slot.ring->close();
+  slot.ring = nullptr;
+}
+
 RefPtr<vfs::File> FdTable::take(Slot& slot) {
   if (slot.lease) (void)settle(slot);
   slot.lease = nullptr;
+  end_ring(slot);
   return std::move(slot.file);
 }
 
@@ -147,6 +154,32 @@ void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread
   const bool lent = thread.lend_stream(slot.lease, fd, id_, host);
   file.stream_lent(lent ? slot.lease : nullptr);
   if (lent) lent_streams_.push_back(fd);
+}
+
+void FdTable::lend_bytes(int fd, vfs::File& file, platform::GuestThread& thread) {
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size() || vfs::notifies_reads()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  if (slot.file.get() != &file) return;
+  platform::LentStream* stream = file.lent_reads();
+  if (stream == nullptr || !stream->lends_bytes()) return;
+  if (file.bytes_left() > 0) {
+    auto fill = [&file](u8* to, size_t most) { return file.peek_bytes(to, most); };
+    if (thread.lend_bytes(slot.lease, fd, id_, fill)) stream->bytes_lent(slot.lease);
+  } else if (const platform::WriteRing* ring = stream->own_ring()) {
+    if (thread.lend_own(slot.lease, fd, id_, *ring)) stream->own_lent(slot.lease);
+  }
+}
+
+void FdTable::lend_room(int fd, vfs::File& file, platform::GuestThread& thread) {
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size() || vfs::notify_active()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  if (slot.file.get() != &file) return;
+  if (slot.ring && slot.ring->open()) return;  // it did not fit
+  platform::LentStream* stream = file.lent_writes();
+  if (stream == nullptr || !stream->lends_room()) return;
+  end_ring(slot);
+  slot.ring = thread.lend_room(fd, id_);
+  if (slot.ring) file.room_lent(slot.ring);
 }
 
 void FdTable::take_streams(bool all) {
@@ -192,7 +225,7 @@ RefPtr<FdTable> FdTable::clone() const {
   for (size_t fd = 0; fd < used; ++fd) {
     vfs::File* file = peek(static_cast<int>(fd));
     if (file == nullptr) copy->first_free_ = std::min(copy->first_free_, fd);
-    copy->slots_.push_back({RefPtr<vfs::File>(file), file != nullptr && slots_[fd].cloexec, nullptr});
+    copy->slots_.push_back({RefPtr<vfs::File>(file), file != nullptr && slots_[fd].cloexec, nullptr, nullptr});
   }
   return copy;
 }

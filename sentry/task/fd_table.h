@@ -25,8 +25,13 @@ class FdTable : public RefCounted {
   void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
   // The same with the bytes that `file`, if it is fd's, has to be read.
   void lend_stream(int fd, vfs::File& file, platform::GuestThread& thread);
-  // Takes these back: their peers have to hear soon of what was taken, and the host tells them when it is told. With
-  // each call those of which all was taken, as Linux acknowledges then at the latest; before the next wait all.
+  // The same with what is left in a pipe or socket of ours after a read, and with room in it after a write
+  // (platform/stream_lease.h).
+  void lend_bytes(int fd, vfs::File& file, platform::GuestThread& thread);
+  void lend_room(int fd, vfs::File& file, platform::GuestThread& thread);
+  // Takes the streams of the host back: their peers have to hear soon of what was taken, and the host tells them when
+  // it is told. With each call those of which all was taken, as Linux acknowledges then at the latest; before the next
+  // wait all.
   void take_used_streams() {
     if (!lent_streams_.empty()) take_streams(false);
   }
@@ -76,6 +81,7 @@ class FdTable : public RefCounted {
     RefPtr<vfs::File> file;
     bool cloexec = false;
     RefPtr<platform::FileLease> lease;  // null: its position was never lent
+    RefPtr<platform::WriteRing> ring;   // null: it was never written to by the process itself
   };
   // The file's position is here again. True: the descriptor is closed.
   static bool settle(const Slot& slot) {
@@ -87,6 +93,7 @@ class FdTable : public RefCounted {
   }
   ~FdTable() override;
   static RefPtr<vfs::File> take(Slot& slot);
+  static void end_ring(Slot& slot);
   void take_streams(bool all);
   Result<void> drop(int fd);
   Result<void> closed(int fd, vfs::File& file);

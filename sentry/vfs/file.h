@@ -25,6 +25,8 @@ class AsyncOwner : public RefCounted {
 }  // namespace sbx::vfs
 namespace sbx::platform {
 class FileLease;
+class LentStream;
+class WriteRing;
 struct LeaseTerms;
 }  // namespace sbx::platform
 namespace sbx::vfs {
@@ -107,6 +109,16 @@ class File : public RefCounted {
   virtual int stream_to_lend() { return -1; }
   // They are lent; null: that could not be done.
   virtual void stream_lent(const RefPtr<platform::FileLease>& /*lease*/) {}
+  // Of a pipe or a socket of ours: what is with processes of the bytes that are read from it, or that are written to
+  // it, once all that they did is seen. Null: nothing may be lent now.
+  virtual platform::LentStream* lent_reads() { return nullptr; }
+  virtual platform::LentStream* lent_writes() { return nullptr; }
+  // How many there are to be read; puts the next of them at `to`, at most `most`, and leaves them where they are: those
+  // that a process may take in pieces of any size.
+  virtual size_t bytes_left() { return 0; }
+  virtual size_t peek_bytes(u8* /*to*/, size_t /*most*/) { return 0; }
+  // A ring is to be for it from now on: allows it some room.
+  virtual void room_lent(RefPtr<platform::WriteRing> /*ring*/) {}
   // Takes them back, and what was taken of them from the socket.
   virtual void take_lent() {}
   // Attributes of the object itself (works when unlinked); default: the inode's.

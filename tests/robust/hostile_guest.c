@@ -105,6 +105,10 @@ static void* scribble(void* arg) {
     *(volatile uint64_t*)(kSlots + 2047 * kSlotBytes + ((r >> 48) % 8) * 256 + (r >> 56) % 8 * 8) = value(&s);
     // What is posted of an epoll: who may, of which descriptors, how much, and what.
     *(volatile uint32_t*)(kSlots + 2047 * kSlotBytes + 52 * 1024 + (next(&s) % 400) * 4) = (uint32_t)value(&s);
+    // What is written to pipes and sockets: how far, by whom, and the lengths and times of it.
+    r = next(&s);
+    *(volatile uint64_t*)(kSlots + 2047 * kSlotBytes + 60 * 1024 + (r % 4) * 64 + (r >> 8) % 3 * 8) = value(&s);
+    *(volatile uint64_t*)(kSlots + (2014 + r % 4) * kSlotBytes + (r >> 16) % 512 * 8) = value(&s);
   }
   return NULL;
 }
@@ -134,7 +138,23 @@ static void* honest_calls(void* arg) {
   uint64_t s = (uint64_t)arg;
   char buf[4096];
   while (!over) {
-    switch (next(&s) % 10) {
+    switch (next(&s) % 11) {
+      case 10: {
+        int p[2], q[2];
+        if (pipe2(p, O_NONBLOCK) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, q) != 0) break;
+        for (int i = 0; i < 60; i++) {
+          (void)!write(p[1], buf, 1 + next(&s) % 300);
+          (void)!write(q[0], buf, 1 + next(&s) % 300);
+          if (i % 4 != 3) continue;
+          (void)!read(p[0], buf, next(&s) % 2000);
+          (void)!read(q[1], buf, next(&s) % 100);
+        }
+        for (int i = 0; i < 2; i++) {
+          close(p[i]);
+          close(q[i]);
+        }
+        break;
+      }
       case 8: {
         int ep = epoll_create1(0), p[2];
         if (ep < 0 || pipe(p) != 0) break;

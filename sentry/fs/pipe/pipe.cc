@@ -41,10 +41,28 @@ void Pipe::wake_everybody() {
 Result<u64> Pipe::resize(u64 bytes, bool privileged) {
   if (bytes > kMax) return Errno::kInval;
   u64 size = std::bit_ceil(bytes < kPageSize ? kPageSize : bytes);
-  if (size > buffer.capacity() && size > kUnprivilegedMax && !privileged) return Errno::kPerm;
-  if (!buffer.set_capacity(size)) return Errno::kBusy;
+  lent.end();
+  if (size > content().capacity() && size > kUnprivilegedMax && !privileged) return Errno::kPerm;
+  if (!content().set_capacity(size)) return Errno::kBusy;
   wake_writers();
   return size;
+}
+
+void Pipe::settle() {
+  if (const size_t taken = lent.take_back(); taken > 0) buffer_.consume(taken);
+  lent.collect([this](const u8* from, size_t n) {
+    vfs::KernelSource source(from, n);
+    auto added = buffer_.write(source, n);
+    return added && *added == n;
+  });
+  lent.allow(buffer_.free_space());
+}
+
+void Pipe::make_room(size_t n) {
+  settle();
+  if (buffer_.free_space() >= n + lent.claim()) return;
+  lent.end();
+  settle();
 }
 
 PipeFile::PipeFile(vfs::Path path, u32 flags, RefPtr<Pipe> pipe)
@@ -61,23 +79,25 @@ PipeFile::PipeFile(vfs::Path path, u32 flags, RefPtr<Pipe> pipe)
 }
 
 PipeFile::~PipeFile() {
+  if (readable()) pipe_->lent.end();  // who writes may be in for a SIGPIPE
   if (readable()) --pipe_->readers;
   if (writable()) --pipe_->writers;
   if (readable() && writable()) --pipe_->both_ways;
-  if (pipe_->readers == 0 && pipe_->writers == 0) pipe_->buffer.consume(pipe_->buffer.used());
+  if (pipe_->readers == 0 && pipe_->writers == 0) pipe_->content().consume(pipe_->content().used());
   pipe_->wake_everybody();
 }
 
 Result<size_t> PipeFile::read(vfs::Sink& sink, u64*) {
   Pipe& p = *pipe_;
   if (sink.left() == 0) return size_t{0};
-  if (p.buffer.empty()) {
+  PipeBuffer& buffer = p.content();
+  if (buffer.empty()) {
     if (p.writers == 0) return size_t{0};
     return Errno::kAgain;
   }
-  auto done = p.buffer.read(sink);
+  auto done = buffer.read(sink);
   // A parked writer needs at most PIPE_BUF bytes of room, and so much is what POLLOUT promises.
-  if (done && *done > 0 && p.buffer.free_space() >= kAtomicBytes) p.wake_writers();
+  if (done && *done > 0 && buffer.free_space() >= kAtomicBytes) p.wake_writers();
   return done;
 }
 
@@ -86,21 +106,22 @@ Result<size_t> PipeFile::write(vfs::Source& source, u64*) {
   size_t left = source.left();
   if (left == 0) return size_t{0};
   if (p.readers == 0) return Errno::kPipe;
-  size_t room = p.buffer.free_space();
+  PipeBuffer& buffer = p.content_for(left);
+  size_t room = buffer.free_space();
   Result<size_t> done = Errno::kAgain;
   if (flags() & O_DIRECT) {
     size_t total = 0;
     while (source.left() > 0) {
       size_t packet = source.left() < kAtomicBytes ? source.left() : kAtomicBytes;
-      if (p.buffer.free_space() < kAtomicBytes) break;
-      done = p.buffer.write_packet(source, packet);
+      if (buffer.free_space() < kAtomicBytes) break;
+      done = buffer.write_packet(source, packet);
       if (!done) break;
       total += *done;
       if (*done < packet) break;
     }
     if (total > 0) done = total;
   } else if (left <= kAtomicBytes ? room >= left : room > 0) {
-    done = p.buffer.write(source, left < room ? left : room);
+    done = buffer.write(source, left < room ? left : room);
   }
   if (done && *done > 0) p.wake_readers();
   return done;
@@ -110,21 +131,51 @@ u32 PipeFile::readiness() {
   Pipe& p = *pipe_;
   u32 mask = 0;
   if (readable()) {
-    if (!p.buffer.empty()) mask |= POLLIN | POLLRDNORM;
+    if (!p.content().empty()) mask |= POLLIN | POLLRDNORM;
     if (p.writers == 0 && writers_seen_ != p.writer_opens) mask |= POLLHUP;
   }
   if (writable()) {
-    if (p.buffer.free_space() >= kAtomicBytes) mask |= POLLOUT | POLLWRNORM;
+    if (p.content().free_space() >= kAtomicBytes) mask |= POLLOUT | POLLWRNORM;
     if (p.readers == 0) mask |= POLLERR;
   }
   return mask;
 }
 
-fiber::WaitQueue* PipeFile::wait_queue() { return readable() ? &pipe_->read_queue : &pipe_->write_queue; }
+// Who joins is to hear of what comes and goes from here on.
+fiber::WaitQueue* PipeFile::wait_queue() {
+  pipe_->lent.end();
+  (void)pipe_->content();
+  return readable() ? &pipe_->read_queue : &pipe_->write_queue;
+}
+
+void PipeFile::set_flags(u32 flags) {
+  pipe_->lent.end();
+  (void)pipe_->content();
+  File::set_flags(flags);
+}
+
+// Nobody waits for room, who would have to hear of what is taken.
+platform::LentStream* PipeFile::lent_reads() {
+  const bool waited_for = !pipe_->write_queue.empty() || (pipe_->both_ways > 0 && !pipe_->read_queue.empty());
+  return waited_for ? nullptr : &pipe_->lent;
+}
+
+// Nobody waits for bytes, and somebody is there to read them.
+platform::LentStream* PipeFile::lent_writes() {
+  const bool waited_for = !pipe_->read_queue.empty();
+  return waited_for || pipe_->readers == 0 || (flags() & O_DIRECT) != 0 ? nullptr : &pipe_->lent;
+}
+
+size_t PipeFile::peek_bytes(u8* to, size_t most) { return pipe_->content().copy_plain(to, most); }
+
+void PipeFile::room_lent(RefPtr<platform::WriteRing> ring) {
+  pipe_->lent.room_lent(std::move(ring));
+  (void)pipe_->content();
+}
 
 Result<i64> PipeFile::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
   if (cmd != FIONREAD) return Errno::kNotty;
-  auto bytes = static_cast<int>(pipe_->buffer.used());
+  auto bytes = static_cast<int>(pipe_->content().used());
   TRY(caller.write(arg, &bytes, sizeof(bytes)));
   return i64{0};
 }

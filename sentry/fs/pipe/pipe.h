@@ -1,6 +1,7 @@
 // pipe(7) and fifo(7): the shared pipe and its open ends. splice.h moves bytes between pipes and files.
 #pragma once
 #include "sentry/fs/pipe/pipe_buffer.h"
+#include "sentry/platform/stream_lease.h"
 #include "sentry/vfs/file.h"
 
 namespace sbx::fs::pipe {
@@ -9,7 +10,17 @@ namespace sbx::fs::pipe {
 // open).
 class Pipe final : public RefCounted {
  public:
-  PipeBuffer buffer;
+  // What is in it, with all that processes have written and taken by themselves.
+  PipeBuffer& content() {
+    if (lent.any()) settle();
+    return buffer_;
+  }
+  // The same for somebody who adds up to n bytes: what is free there is nobody else's.
+  PipeBuffer& content_for(size_t n) {
+    if (lent.any()) make_room(n);
+    return buffer_;
+  }
+  platform::LentStream lent;
   u32 readers = 0, writers = 0;
   // How many ends were ever opened: FIFO opens wait for these to move, and a reader that was there before the first
   // writer sees no POLLHUP (fs/pipe.c, f_version).
@@ -26,6 +37,11 @@ class Pipe final : public RefCounted {
   // F_SETPIPE_SZ: rounds up to a power of two of pages, answers the new size. kPerm above the limit of unprivileged
   // users (1 MiB), kBusy if it holds more, kInval for sizes that cannot be.
   Result<u64> resize(u64 bytes, bool privileged);
+
+ private:
+  void settle();
+  void make_room(size_t n);
+  PipeBuffer buffer_;
 };
 
 class PipeFile final : public vfs::File {
@@ -41,6 +57,13 @@ class PipeFile final : public vfs::File {
   fiber::WaitQueue* wait_queue() override;
   bool tells_async() const override { return true; }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
+  void set_flags(u32 flags) override;
+  platform::LentStream* lent_reads() override;
+  platform::LentStream* lent_writes() override;
+  size_t bytes_left() override { return pipe_->content().used(); }
+  size_t peek_bytes(u8* to, size_t most) override;
+  void room_lent(RefPtr<platform::WriteRing> ring) override;
+  void take_lent() override { (void)pipe_->content(); }
 
   // The pipe behind a file, or null (F_SETPIPE_SZ, splice).
   static Pipe* pipe_of(vfs::File& file);

@@ -114,6 +114,16 @@ void PipeBuffer::consume(size_t n) {
   }
 }
 
+size_t PipeBuffer::copy_plain(u8* to, size_t max) const {
+  if (packets_) return 0;
+  size_t done = 0, got = 0;
+  for (const u8* from = peek_at(0, max, &got); got > 0; from = peek_at(done, max - done, &got)) {
+    std::memcpy(to + done, from, got);
+    done += got;
+  }
+  return done;
+}
+
 u8* PipeBuffer::reserve(size_t max, size_t* got) {
   *got = 0;
   if (max == 0 || !grow(std::min(used_ + max, std::bit_ceil(capacity_)))) return nullptr;

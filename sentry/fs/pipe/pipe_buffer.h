@@ -32,6 +32,8 @@ class PipeBuffer {
   // As peek, skipping bytes: tee(2) and the second half of a wrapped ring.
   const u8* peek_at(size_t skip, size_t max, size_t* got) const;
   void consume(size_t n);
+  // Copies of the oldest bytes, as many as there are up to max: none of packets, which a read never joins.
+  size_t copy_plain(u8* to, size_t max) const;
   // Room for new bytes in one piece (at most max <= free_space()): reserve, fill, commit. Null without memory.
   u8* reserve(size_t max, size_t* got);
   void commit(size_t n) { used_ += n; }

@@ -18,34 +18,35 @@ Result<size_t> would_block(Stuck* stuck, vfs::File& file, u32 events) {
 }
 
 // True: `pipe` is empty but somebody may still write to it.
-bool nothing_yet(const Pipe& pipe) { return pipe.buffer.empty() && pipe.writers > 0; }
+bool nothing_yet(Pipe& pipe) { return pipe.content().empty() && pipe.writers > 0; }
 
 void drained(Pipe& pipe) {
-  if (pipe.buffer.free_space() >= kAtomicBytes) pipe.wake_writers();
+  if (pipe.content().free_space() >= kAtomicBytes) pipe.wake_writers();
 }
 
 Result<size_t> between_pipes(Pipe& from, vfs::File& in, Pipe& to, vfs::File& out, size_t length, bool consume,
                              Stuck* stuck) {
   if (&from == &to) return Errno::kInval;
   if (to.readers == 0) return Errno::kPipe;
-  if (from.buffer.empty()) {
+  if (from.content().empty()) {
     if (from.writers == 0) return size_t{0};
     return would_block(stuck, in, POLLIN);
   }
-  size_t room = to.buffer.free_space();
+  size_t room = to.content_for(length).free_space();
   if (room == 0) return would_block(stuck, out, POLLOUT);
-  size_t want = std::min({length, room, from.buffer.used()});
+  size_t want = std::min({length, room, from.content().used()});
   size_t done = 0;
   while (done < want) {
     size_t got = 0;
-    const u8* bytes = consume ? from.buffer.peek(want - done, &got) : from.buffer.peek_at(done, want - done, &got);
+    const u8* bytes =
+        consume ? from.content().peek(want - done, &got) : from.content().peek_at(done, want - done, &got);
     vfs::KernelSource source(bytes, got);
-    auto added = to.buffer.write(source, got);
+    auto added = to.content().write(source, got);
     if (!added) {
       if (done == 0) return added.error();
       break;
     }
-    if (consume) from.buffer.consume(*added);
+    if (consume) from.content().consume(*added);
     done += *added;
     if (*added < got) break;
   }
@@ -55,14 +56,14 @@ Result<size_t> between_pipes(Pipe& from, vfs::File& in, Pipe& to, vfs::File& out
 }
 
 Result<size_t> pipe_to_file(Pipe& from, vfs::File& in, vfs::File& out, u64* out_offset, size_t length, Stuck* stuck) {
-  if (from.buffer.empty()) {
+  if (from.content().empty()) {
     if (nothing_yet(from)) return would_block(stuck, in, POLLIN);
     return size_t{0};
   }
   size_t done = 0;
-  while (done < length && !from.buffer.empty()) {
+  while (done < length && !from.content().empty()) {
     size_t got = 0;
-    const u8* bytes = from.buffer.peek(length - done, &got);
+    const u8* bytes = from.content().peek(length - done, &got);
     // The file may park (a gofer write) and the ring move meanwhile: it writes from a copy.
     auto copy = std::make_unique<u8[]>(got);
     std::memcpy(copy.get(), bytes, got);
@@ -73,7 +74,7 @@ Result<size_t> pipe_to_file(Pipe& from, vfs::File& in, vfs::File& out, u64* out_
       if (written.error() == Errno::kAgain) return would_block(stuck, out, POLLOUT);
       return written.error();
     }
-    from.buffer.consume(*written);
+    from.content().consume(*written);
     done += *written;
     if (*written < got) break;
   }
@@ -83,7 +84,7 @@ Result<size_t> pipe_to_file(Pipe& from, vfs::File& in, vfs::File& out, u64* out_
 
 Result<size_t> file_to_pipe(vfs::File& in, u64* in_offset, Pipe& to, vfs::File& out, size_t length, Stuck* stuck) {
   if (to.readers == 0) return Errno::kPipe;
-  size_t room = to.buffer.free_space();
+  size_t room = to.content_for(length).free_space();
   if (room == 0) return would_block(stuck, out, POLLOUT);
   size_t want = std::min({length, room, kChunk});
   auto chunk = std::make_unique<u8[]>(want);
@@ -96,7 +97,7 @@ Result<size_t> file_to_pipe(vfs::File& in, u64* in_offset, Pipe& to, vfs::File& 
   vfs::KernelSource source(chunk.get(), *got);
   // Room can only have shrunk if the read parked and another writer came; what does not fit exceeds the capacity for a
   // moment rather than being lost.
-  size_t done = TRY(to.buffer.write(source, *got));
+  size_t done = TRY(to.content().write(source, *got));
   if (done > 0) to.wake_readers();
   return done;
 }

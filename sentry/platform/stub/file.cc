@@ -1,5 +1,5 @@
 // Reads and seeks of files whose position is lent to this process, and reads of streams whose next bytes are
-// (sentry/platform/file_lease.h).
+// (sentry/platform/file_lease.h); writes to pipes and sockets that have a ring (stream_lease.h).
 #include "sentry/platform/stub/stub.h"
 
 namespace sbx::platform::stub {
@@ -8,7 +8,7 @@ namespace {
 constexpr u64 kMostBytes = 0x7ffff000;  // MAX_RW_COUNT
 constexpr u64 kAtEmptyPath = 0x1000, kTcgets = 0x5401;
 constexpr i64 kEnotty = 25;
-constexpr u32 kMsgDontwait = 0x40;
+constexpr u32 kMsgDontwait = 0x40, kMsgNosignal = 0x4000;
 constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
 
 SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
@@ -106,27 +106,100 @@ bool stat(const SlotLease& lease, u64 word, u64 to) {
   return still(lease, word) && copy_out(to, copy, sizeof(copy));
 }
 
-// read(2) or recv(2) of bytes that the sentry has found with the socket. They were all there were: who waits for edges
-// goes by it when he gets fewer than he asked for.
+SlotRing& ring_at(u32 place) { return reinterpret_cast<SlotRing*>(kSlotsBase + kRingHeadsOffset)[place]; }
+u64 ring_base(u32 place) { return kSlotsBase + kRingsOffset + place * kRingBytes; }
+
+// From that position of a ring, around its end.
+bool copy_from_ring(u64 to, u32 place, u64 at, u64 n) {
+  at %= kRingBytes;
+  const u64 first = kRingBytes - at < n ? kRingBytes - at : n;
+  return copy_out(to, reinterpret_cast<const void*>(ring_base(place) + at), first) &&
+         copy_out(to + first, reinterpret_cast<const void*>(ring_base(place)), n - first);
+}
+
+// Whole records that this process has written itself, as many as fit.
+bool read_own(SlotLease& lease, u64 word, u32 place, u64 to, u64 n, i64& ret) {
+  const u64 tail = __atomic_load_n(&ring_at(place).word, __ATOMIC_ACQUIRE);
+  const u64 end = tail & SlotLease::kPosition;
+  u64 at = word & SlotLease::kPosition, done = 0;
+  if ((tail & SlotLease::kLent) == 0 || at % sizeof(RingRecord) != 0) return false;
+  while (at < end) {
+    const u32 length = reinterpret_cast<const RingRecord*>(ring_base(place) + at % kRingBytes)->length;
+    if (length > n - done || length > end - at) break;
+    if (!copy_from_ring(to + done, place, at + sizeof(RingRecord), length)) return false;
+    done += length;
+    at += ring_record_bytes(length);
+  }
+  // The rest of a record is the sentry's to hand out.
+  if (done == 0 || (done < n && at < end) || !move(lease, word, at)) return false;
+  lease.used = 1;
+  ret = static_cast<i64>(done);
+  return true;
+}
+
+// read(2) or recv(2) of bytes that the sentry has found in a pipe, or with a socket of the host. Those were all there
+// were: who waits for edges goes by it when he gets fewer than he asked for.
 bool read_stream(SlotLease& lease, u64 word, u32 nr, const u64* a, i64& ret) {
   const bool plain = nr == kNrRead || (nr == kNrRecvfrom && (static_cast<u32>(a[3]) & ~kMsgDontwait) == 0 && a[4] == 0);
   if (!plain) return false;
   const u64 taken = word & SlotLease::kPosition, to = a[1];
-  const u32 place = __atomic_load_n(&lease.stream, __ATOMIC_RELAXED);
+  const u32 place = __atomic_load_n(&lease.stream, __ATOMIC_RELAXED) - 1u;
   const u32 bytes = __atomic_load_n(&lease.bytes_at_hand, __ATOMIC_RELAXED);
-  if (place == 0 || place > kStreams || bytes > kStreamBytes || taken >= bytes) return false;
   u64 n = a[2];
-  if (n == 0 || to + n < to || to + n > kUserEnd) return false;
-  if (n > bytes - taken) n = bytes - taken;
+  if (place >= kPlacesEnd || n == 0 || to + n < to || to + n > kUserEnd) return false;
+  if (place >= kOwnPlaces) return still(lease, word) && read_own(lease, word, place - kOwnPlaces, to, n, ret);
+  const bool in_ring = place >= kRingPlaces;
+  if (bytes > (in_ring ? kRingBytes : kStreamBytes) || taken >= bytes) return false;
+  if (n > bytes - taken) {
+    if (in_ring) return false;  // there may be more by now
+    n = bytes - taken;
+  }
   if (!still(lease, word)) return false;
-  const u64 from = kSlotsBase + kStreamsOffset + (place - 1) * kStreamBytes + taken;
-  if (!copy_out(to, reinterpret_cast<const void*>(from), n) || !move(lease, word, taken + n)) return false;
+  const u64 from = in_ring ? ring_base(place - kRingPlaces) : kSlotsBase + kStreamsOffset + place * kStreamBytes;
+  if (!copy_out(to, reinterpret_cast<const void*>(from + taken), n) || !move(lease, word, taken + n)) return false;
   lease.used = 1;
   ret = static_cast<i64>(n);
   return true;
 }
 
+// A record of n bytes from the guest's `from` to that position of a ring, where it fits.
+bool put(u32 place, u64 at, u64 from, u64 n) {
+  const u64 ring = ring_base(place);
+  auto& record = *reinterpret_cast<RingRecord*>(ring + at % kRingBytes);
+  record.time = cycles();
+  record.length = static_cast<u32>(n);
+  at = (at + sizeof(record)) % kRingBytes;
+  const u64 first = kRingBytes - at < n ? kRingBytes - at : n;
+  return copy_in(reinterpret_cast<void*>(ring + at), from, first) &&
+         copy_in(reinterpret_cast<void*>(ring), from + first, n - first);
+}
+
 }  // namespace
+
+bool do_write(Context& ctx, u32 nr, i64& ret) {
+  Slot& slot = *ctx.slot;
+  const u64* a = ctx.args;
+  const u64 fd = static_cast<u32>(a[0]), n = a[2];
+  if (slot.positions == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
+  if (fd >= kMaxLeases || n == 0 || n > kRingBytes || a[1] + n < a[1] || a[1] + n > kUserEnd) return false;
+  if (nr == kNrSendto && ((static_cast<u32>(a[3]) & ~(kMsgDontwait | kMsgNosignal)) != 0 || a[4] != 0)) return false;
+  const u32 place = __atomic_load_n(&lease_of(fd).ring, __ATOMIC_ACQUIRE) - 1u;
+  if (place >= kRings) return false;
+  SlotRing& ring = ring_at(place);
+  u64 word = __atomic_load_n(&ring.word, __ATOMIC_ACQUIRE);
+  if ((word & SlotLease::kLent) == 0 || (word & SlotLease::kClosed) != 0 || ring.fd != fd) return false;
+  const u64 at = word & SlotLease::kPosition, end = __atomic_load_n(&ring.end, __ATOMIC_ACQUIRE);
+  const u64 next = at + ring_record_bytes(n);
+  if (end < next || at % sizeof(RingRecord) != 0) return false;
+  // Nobody else writes meanwhile: another thread comes in, and the sentry takes the ring away from both.
+  u64 claimed = word | SlotLease::kClosed;
+  if (!__atomic_compare_exchange_n(&ring.word, &word, claimed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return false;
+  const bool done = put(place, at, a[1], n);
+  const u64 back = done ? word - at + next : word;
+  if (!__atomic_compare_exchange_n(&ring.word, &claimed, back, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return false;
+  ret = static_cast<i64>(n);
+  return done;
+}
 
 bool do_file(Context& ctx, u32 nr, i64& ret) {
   Slot& slot = *ctx.slot;

@@ -629,6 +629,8 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
     case kNrFstat:
     case kNrNewfstatat:
     case kNrIoctl: return do_file(ctx, nr, ret);
+    case kNrWrite:
+    case kNrSendto: return do_write(ctx, nr, ret);
     case kNrMmap: return do_mmap(ctx, ret);
     case kNrMunmap:
       if (touches_reserved(a[0], a[1])) {

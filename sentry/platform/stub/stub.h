@@ -143,6 +143,8 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 
 enum Nr : u32 {
   kNrRead = 0,
+  kNrWrite = 1,
+  kNrSendto = 44,
   kNrRecvfrom = 45,
   kNrOpen = 2,
   kNrStat = 4,
@@ -309,6 +311,8 @@ void learn_error(const NameQuery& query, i64 ret);
 // file.cc: calls on a descriptor whose position is lent, of these: read, pread64, lseek, fstat, newfstatat without a
 // name, ioctl(TCGETS). False: the sentry's.
 bool do_file(Context& ctx, u32 nr, i64& ret);
+// write and sendto to a pipe or socket that has a ring. False: the sentry's.
+bool do_write(Context& ctx, u32 nr, i64& ret);
 void note_shared(u64 addr, u64 length);
 void mm_lock();
 void mm_unlock();
