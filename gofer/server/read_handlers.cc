@@ -204,14 +204,27 @@ Result<OpenReply> Server::handle(const OpenRequest& m, Descriptors& with) {
 Result<OpenSeveralReply> Server::handle(const OpenSeveralRequest& m, Descriptors& with) {
   if (m.names.size() > kMostOpened) return Errno::kInval;
   Dir d = TRY(dir(m.dir));
-  OpenSeveralReply reply;
-  for (size_t i = 0; i < m.names.size(); ++i) {
+  struct Opened {
+    UniqueFd fd;
+    u64 dev, ino;
+  };
+  std::vector<Opened> opened(m.names.size());
+  auto open = [&](size_t i) {
     auto fd = open_regular(d, m.names[i].c_str(), O_RDONLY);
-    if (!fd) continue;
+    if (!fd) return;
     auto attr = stat_at(fd->get(), "", nullptr);
-    if (!attr || !S_ISREG(attr->mode)) continue;
-    reply.files.push_back({i, attr->dev, attr->ino});
-    with.out.push_back(std::move(*fd));
+    if (attr && S_ISREG(attr->mode)) opened[i] = {std::move(*fd), attr->dev, attr->ino};
+  };
+  if (opened.size() >= kManyOpens) {
+    helper_.each(opened.size(), open);
+  } else {
+    for (size_t i = 0; i < opened.size(); ++i) open(i);
+  }
+  OpenSeveralReply reply;
+  for (size_t i = 0; i < opened.size(); ++i) {
+    if (!opened[i].fd) continue;
+    reply.files.push_back({i, opened[i].dev, opened[i].ino});
+    with.out.push_back(std::move(opened[i].fd));
   }
   return reply;
 }
