@@ -1,5 +1,6 @@
 #include "sentry/platform/stream_lease.h"
 
+#include <cpuid.h>
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -23,6 +24,16 @@ constexpr u64 kUsed = 4 * ring_record_bytes(1);  // a ring that spared fewer wri
 std::vector<WriteRing*>& open_rings() {
   static auto* all = new std::vector<WriteRing*>;
   return *all;
+}
+
+// Time stamps of several CPUs can be compared: they are one clock (CPUID 80000007H, "invariant TSC").
+bool one_clock() {
+  static const bool is_so = [] {
+    constexpr u32 kPower = 0x80000007, kInvariant = 1u << 8;
+    u32 a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(kPower, &a, &b, &c, &d) != 0 && (d & kInvariant) != 0;
+  }();
+  return is_so;
 }
 
 // Position 0, and different from all words before.
@@ -150,7 +161,8 @@ size_t LentStream::take_back() {
 }
 
 void LentStream::collect(const Add& add) {
-  const u64 now = __rdtsc();
+  // Of one ring the order is that of its records.
+  const u64 now = rings_.size() > 1 ? __rdtsc() : ~0ull;
   for (const auto& ring : rings_) ring->look();
   for (;;) {
     WriteRing* next = nullptr;
@@ -181,6 +193,8 @@ void LentStream::collect(const Add& add) {
     return true;
   });
 }
+
+bool LentStream::lends_room() { return rings_.size() < (one_clock() ? kMostRings : 1) && writes_.tries(); }
 
 size_t LentStream::claim() const {
   size_t sum = 0;

@@ -103,7 +103,7 @@ class LentStream {
 
   // Whether bytes, or room, may be worth lending: also how often that was asked for.
   bool lends_bytes() { return !lent_ && reads_.tries(); }
-  bool lends_room() { return rings_.size() < kMostRings && writes_.tries(); }
+  bool lends_room();
   void bytes_lent(RefPtr<FileLease> lease) { lent_ = std::move(lease); }
   // There is nothing to be read but what one process will write: if that is who reads, it need not come in. Null: it is
   // not so.
