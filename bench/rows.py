@@ -4,8 +4,11 @@ A row is one of three kinds. `micro` rows are loops of bench/micro.c. `time` row
 so without its start. `script` rows are functions of bench/rows.sh that print their own figure (servers with their load).
 All end in one line `name nanoseconds operations`. `start`, `exec`, `idle` and `density` rows are bench/run's own.
 """
+import base64
 import dataclasses
+import hashlib
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -13,7 +16,7 @@ import tarfile
 HERE = os.path.dirname(os.path.realpath(__file__))
 # What the rows need beside the packages of every test.
 PACKAGES = ("redis-server,redis-tools,nginx-light,wrk,iperf3,fio,sysbench,rt-tests,stress-ng,nodejs,ffmpeg,"
-            "default-jre-headless,postgresql")
+            "default-jre-headless,postgresql,npm,esbuild")
 
 
 @dataclasses.dataclass
@@ -81,6 +84,10 @@ ROWS = [
     program("sysbench cpu", "sysbench cpu --events=1500 --time=0 run", 1.01),
     program("sysbench memory", "sysbench memory --memory-total-size=2G --time=0 run", 1.01),
     program("sysbench threads", "sysbench threads --threads=4 --thread-locks=2 --events=2000 --time=0 run"),
+    program("npm ci --offline, 60 packages", ["sh", "-c", "cp -r /bench/npm/. /bench/x; cd /bench/x; "
+                                              "HOME=/bench/x npm ci --offline --silent --no-audit"], fresh=True, writes=True),
+    program("esbuild (Go), 300 modules", "esbuild /bench/js/0.js --bundle --minify --log-level=error --outfile=/bench/x/out.js",
+            1.1, fresh=True),
     program("ffmpeg", "ffmpeg -v error -f lavfi -i testsrc=d=2:s=320x240 -c:v mpeg4 -f null -", 1.01),
     program("hackbench", "hackbench -g 1 -l 200"),
     program("stress-ng switch", "stress-ng -q --switch 1 --switch-ops 20000"),
@@ -115,6 +122,45 @@ def write(path, content):
         f.write(content)
 
 
+def npm_project(at):
+    """A project with 60 packages of 20 files, which npm finds as archives in the project itself."""
+    os.makedirs(at + "/packages")
+    wanted, locked = {}, {}
+    for n in range(60):
+        name = "package%d" % n
+        archive = "file:packages/%s.tgz" % name
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as tar:
+            files = {"package.json": json.dumps({"name": name, "version": "1.0.0"})}
+            files.update({"lib/%d.js" % i: functions_js(100 * n + i, 10) for i in range(20)})
+            for path, text in files.items():
+                info = tarfile.TarInfo("package/" + path)
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text.encode()))
+        write("%s/packages/%s.tgz" % (at, name), out.getvalue())
+        wanted[name] = archive
+        digest = base64.b64encode(hashlib.sha512(out.getvalue()).digest()).decode()
+        locked["node_modules/" + name] = {"version": "1.0.0", "resolved": archive, "integrity": "sha512-" + digest}
+    project = {"name": "project", "version": "1.0.0", "dependencies": wanted}
+    write(at + "/package.json", json.dumps(project))
+    write(at + "/package-lock.json", json.dumps({**project, "lockfileVersion": 3, "packages": {"": project, **locked}}))
+
+
+def functions_js(first, count):
+    return "".join("export function f%d(v) { let s = %d; for (const x of v) { if (x %% %d) s += x * %d; else s ^= x; } "
+                   "return s; }\n" % (i, i, i % 7 + 2, i % 5 + 1) for i in range(first, first + count))
+
+
+def modules_js(at, count):
+    """Modules that all come from the first, ten from each."""
+    os.mkdir(at)
+    for n in range(count):
+        below = [i for i in range(10 * n + 1, 10 * n + 11) if i < count]
+        text = "".join('import * as m%d from "./%d.js";\n' % (i, i) for i in below)
+        text += functions_js(1000 * n, 150) + "console.log(f%d, %s);\n" % (1000 * n, ", ".join("m%d" % i for i in below) or "0")
+        write("%s/%d.js" % (at, n), text)
+
+
 def fill(root, micro_program, box):
     """What the rows work on, in /bench of the root filesystem; `box` runs the programs that prepare it."""
     at = os.path.join(root, "bench")
@@ -127,6 +173,8 @@ def fill(root, micro_program, box):
     write(at + "/big", block * 256)
     write(at + "/hello.c", '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n')
     write(at + "/large.c", functions(0, 1500))
+    npm_project(at + "/npm")
+    modules_js(at + "/js", 300)
     os.mkdir(at + "/project")
     write(at + "/project/Makefile", PROJECT)
     write(at + "/project/all.h", "#include <unistd.h>\n")
