@@ -232,7 +232,7 @@ class GuestThread {
   // False: not now, or there were none.
   virtual bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
                           const std::function<size_t(u8* to, size_t most)>& fill) = 0;
-  // Lends what the process will have put into that ring itself (LentStream::lends_own). False: it is another's.
+  // Lends what the process will have put into that ring itself (LentStream::own_ring). False: it is another's.
   virtual bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) = 0;
   // Lets the process write to a descriptor by itself, once it is allowed some room (stream_lease.h). Null: not now.
   virtual RefPtr<WriteRing> lend_room(int fd, u64 table) = 0;
