@@ -16,7 +16,6 @@ namespace {
 COUNTER(rings, "platform.write_rings", "descriptors whose process writes to a pipe or socket by itself");
 COUNTER(ring_bytes, "platform.ring_bytes", "bytes that were written like that");
 COUNTER(bytes_lent, "platform.pipe_bytes_lent", "pipes and sockets whose bytes were given along with a read");
-
 COUNTER(own_lent, "platform.pipes_within", "pipes and sockets that a process may read what it writes itself");
 
 constexpr u64 kUsed = 4 * ring_record_bytes(1);  // a ring that spared fewer writes was not worth while
