@@ -1,4 +1,4 @@
-// Data of host sockets. One buffer serves all transfers: they run under the kernel lock and never park.
+// Data of host sockets.
 #include <netinet/in.h>
 #include <sys/sendfile.h>
 #include <sys/uio.h>
@@ -10,20 +10,16 @@
 #include "sentry/net/inet_options.h"
 #include "sentry/net/inet_socket.h"
 #include "sentry/platform/file_lease.h"
+#include "sentry/vfs/bounce.h"
 
 namespace sbx::net {
 namespace {
 
-constexpr size_t kBuffer = 256 * 1024;
+constexpr size_t kBuffer = vfs::Bounce::kMost;
 constexpr size_t kMaxDatagram = 65535;
 constexpr size_t kMaxControl = 1024;
 constexpr u32 kSendFlags = MSG_OOB | MSG_DONTROUTE | MSG_EOR | MSG_MORE | MSG_CONFIRM;
 constexpr u32 kReceiveFlags = MSG_OOB | MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE;
-
-u8* buffer() {
-  static auto* bytes = new u8[kBuffer];
-  return bytes;
-}
 
 // In the host's form, which is the guest's. Checked against the list; what is not on it is refused as unknown.
 Result<size_t> encode_control(const std::vector<ControlMessage>& messages, u8 (&to)[kMaxControl]) {
@@ -68,11 +64,12 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   // One byte more than a datagram can have is enough for the host to refuse it, and to tell its error queue so.
   const size_t want = std::min(request.data.left(), stream ? kBuffer : kMaxDatagram + 1);
   size_t n = 0;
+  vfs::Bounce bounce(want, request.data.place());
   if (want > 0) {
-    n = TRY(request.data.get(buffer(), want));
+    n = TRY(request.data.get(bounce.data(), want));
     if (!stream && n < want) return Errno::kFault;
   }
-  iovec vec{buffer(), n};
+  iovec vec{bounce.data(), n};
   msghdr message{};
   message.msg_iov = &vec;
   message.msg_iovlen = 1;
@@ -146,7 +143,7 @@ void InetSocket::take_lent() {
   if (luck_ < kMostLuck) ++luck_;
   // They were there and nobody else has the host's socket. A stream throws them away (tcp(7), MSG_TRUNC).
   while (taken > 0) {
-    const ssize_t gone = ::recv(fd_.get(), buffer(), taken, MSG_TRUNC | MSG_DONTWAIT);
+    const ssize_t gone = ::recv(fd_.get(), nullptr, taken, MSG_TRUNC | MSG_DONTWAIT);
     if (gone <= 0) return;
     taken -= std::min(taken, static_cast<u64>(gone));
   }
@@ -169,7 +166,8 @@ Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   const size_t want = std::min(request.data.left(), kBuffer);
   sockaddr_storage address{};
   alignas(cmsghdr) u8 control[kMaxControl];
-  iovec vec{buffer(), want};
+  vfs::Bounce bounce(want, request.data.place());
+  iovec vec{bounce.data(), want};
   msghdr message{};
   message.msg_iov = &vec;
   message.msg_iovlen = 1;
@@ -189,10 +187,10 @@ Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   const bool discarded = stream && (request.flags & MSG_TRUNC);
   const size_t filled = discarded ? 0 : std::min(n, want);
   if (filled > 0) {
-    auto put = request.data.put(buffer(), filled);
+    auto put = request.data.put(bounce.data(), filled);
     const size_t taken = put ? *put : 0;
     if (taken < filled && stream && !(request.flags & (MSG_PEEK | MSG_OOB))) {
-      kept_.assign(reinterpret_cast<const char*>(buffer()) + taken, filled - taken);
+      kept_.assign(reinterpret_cast<const char*>(bounce.data()) + taken, filled - taken);
     }
     if (!put) return put.error();
     if (taken < filled) {

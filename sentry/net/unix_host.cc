@@ -10,6 +10,7 @@
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
+#include "sentry/vfs/bounce.h"
 
 namespace sbx::net {
 namespace {
@@ -19,15 +20,9 @@ COUNTER(connected, "net.host_unix", "connections to AF_UNIX sockets of the host"
 COUNTER(accepted, "net.host_unix_accepted", "connections of the host to AF_UNIX sockets of guests");
 
 constexpr size_t kBuffer = 64 * 1024;
-constexpr size_t kMaxPacket = 256 * 1024;
+constexpr size_t kMaxPacket = vfs::Bounce::kMost;
 // A blocking connect waits for room in the listener's backlog; nobody tells when there is.
 constexpr u64 kRetryNs = 5'000'000;
-
-// One buffer serves all transfers: they run under the kernel lock and never park.
-u8* buffer() {
-  static auto* bytes = new u8[kMaxPacket];
-  return bytes;
-}
 
 }  // namespace
 
@@ -65,11 +60,12 @@ Result<size_t> HostPeer::send(SendRequest& request) {
   if (!stream && request.data.left() > kMaxPacket) return Errno::kMsgsize;
   const size_t want = std::min(request.data.left(), stream ? kBuffer : kMaxPacket);
   size_t n = 0;
+  vfs::Bounce bounce(want, request.data.place());
   if (want > 0) {
-    n = TRY(request.data.get(buffer(), want));
+    n = TRY(request.data.get(bounce.data(), want));
     if (!stream && n < want) return Errno::kFault;
   }
-  iovec vec{buffer(), n};
+  iovec vec{bounce.data(), n};
   msghdr message{};
   message.msg_iov = &vec;
   message.msg_iovlen = 1;
@@ -93,7 +89,8 @@ Result<size_t> HostPeer::receive(ReceiveRequest& request) {
     return n;
   }
   const size_t want = std::min(request.data.left(), stream ? kBuffer : kMaxPacket);
-  iovec vec{buffer(), want};
+  vfs::Bounce bounce(want, request.data.place());
+  iovec vec{bounce.data(), want};
   msghdr message{};
   message.msg_iov = &vec;
   message.msg_iovlen = 1;  // no room for control messages: the kernel drops descriptors that come along
@@ -105,10 +102,10 @@ Result<size_t> HostPeer::receive(ReceiveRequest& request) {
   const size_t filled = std::min(n, want);
   size_t taken = 0;
   if (filled > 0) {
-    auto put = request.data.put(buffer(), filled);
+    auto put = request.data.put(bounce.data(), filled);
     taken = put ? *put : 0;
     if (taken < filled && stream && !(request.flags & (MSG_PEEK | MSG_OOB))) {
-      kept_.assign(reinterpret_cast<const char*>(buffer()) + taken, filled - taken);
+      kept_.assign(reinterpret_cast<const char*>(bounce.data()) + taken, filled - taken);
     }
     if (!put) return put.error();
     if (taken < filled && !stream) return Errno::kFault;

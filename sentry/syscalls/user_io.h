@@ -44,6 +44,8 @@ class UserCursor {
   // Where the next n bytes lie, if that is in one piece.
   std::optional<u64> piece(size_t n);
   void forward(size_t n) { skip_ += n; }
+  // Address of the next byte; 0 at the end.
+  u64 place() const { return at_ != end_ ? at_->base + skip_ : 0; }
   // Stands n bytes earlier again.
   void back(size_t n);
 
@@ -62,6 +64,7 @@ class UserSink final : public vfs::Sink {
   UserSink(Task& task, const UserBuffers& buffers) : Sink(buffers.total()), task_(task), cursor_(task, buffers) {}
   Result<size_t> put(const void* from, size_t n) override;
   bool take(const platform::FileBytes& bytes) override;
+  u64 place() const override { return cursor_.place(); }
   // What take() took; n = 0: nothing.
   const task::FileRead& taken() const { return taken_; }
 
@@ -79,6 +82,7 @@ class UserSource final : public vfs::Source {
     cursor_.back(n);
     left_ += n;
   }
+  u64 place() const override { return cursor_.place(); }
   // No more than n bytes in all (RLIMIT_FSIZE).
   void cap(size_t n) { left_ = std::min(left_, n); }
 

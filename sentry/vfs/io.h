@@ -25,6 +25,8 @@ class Sink {
   // Takes bytes.n <= left() bytes of a host file as they are, at some later time but before the reader goes on. False:
   // use the other ways.
   virtual bool take(const platform::FileBytes&) { return false; }
+  // Address of the next byte in the memory it is of, for Bounce; 0: not known.
+  virtual u64 place() const { return 0; }
 
  protected:
   explicit Sink(size_t n) : left_(n) {}
@@ -40,6 +42,8 @@ class Source {
   virtual Result<size_t> get(void* to, size_t n) = 0;
   // Takes back the last n bytes fetched by the last get(): they were not used.
   virtual void put_back(size_t n) = 0;
+  // As Sink::place().
+  virtual u64 place() const { return 0; }
 
  protected:
   explicit Source(size_t n) : left_(n) {}

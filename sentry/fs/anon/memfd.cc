@@ -8,6 +8,7 @@
 
 #include "sentry/base/unique_fd.h"
 #include "sentry/fs/anon/node.h"
+#include "sentry/vfs/bounce.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
@@ -113,13 +114,13 @@ class MemfdFile final : public vfs::File {
       *offset += static_cast<u64>(n);
       return static_cast<size_t>(n);
     }
-    auto chunk = std::make_unique<u8[]>(want);
+    vfs::Bounce chunk(want, sink.place());
     size_t total = 0;
     while (sink.left() > 0) {
-      ssize_t n = pread(inode_->fd(), chunk.get(), std::min(sink.left(), kChunk), static_cast<off_t>(*offset));
+      ssize_t n = pread(inode_->fd(), chunk.data(), std::min(sink.left(), kChunk), static_cast<off_t>(*offset));
       if (n < 0 && total == 0) return last_errno();
       if (n <= 0) break;
-      auto put = sink.put(chunk.get(), static_cast<size_t>(n));
+      auto put = sink.put(chunk.data(), static_cast<size_t>(n));
       if (!put) return total > 0 ? Result<size_t>(total) : put;
       *offset += *put;
       total += *put;
@@ -129,14 +130,14 @@ class MemfdFile final : public vfs::File {
   }
   Result<size_t> write(vfs::Source& source, u64* offset) override {
     if (source.left() == 0) return size_t{0};
-    auto chunk = std::make_unique<u8[]>(std::min(source.left(), kChunk));
+    vfs::Bounce chunk(std::min(source.left(), kChunk), source.place());
     if (flags() & O_APPEND) *offset = TRY(attr()).size;
     if (*offset > (1ull << 62)) return Errno::kFbig;
     size_t total = 0;
     while (source.left() > 0) {
-      auto got = source.get(chunk.get(), std::min(source.left(), kChunk));
+      auto got = source.get(chunk.data(), std::min(source.left(), kChunk));
       if (!got) return total > 0 ? Result<size_t>(total) : got;
-      ssize_t n = pwrite(inode_->fd(), chunk.get(), *got, static_cast<off_t>(*offset));
+      ssize_t n = pwrite(inode_->fd(), chunk.data(), *got, static_cast<off_t>(*offset));
       if (n < 0) return total > 0 ? Result<size_t>(total) : last_errno();
       *offset += static_cast<u64>(n);
       total += static_cast<size_t>(n);

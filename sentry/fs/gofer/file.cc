@@ -11,48 +11,14 @@
 #include "sentry/fiber/kernel_lock.h"
 #include "sentry/platform/file_lease.h"
 #include "sentry/platform/file_window.h"
+#include "sentry/vfs/bounce.h"
 
 namespace sbx::fs::gofer {
 namespace {
 
-constexpr size_t kChunk = 256 * 1024;
+constexpr size_t kChunk = vfs::Bounce::kMost;
 // Copying this much into the page cache is no longer short: others may run meanwhile.
 constexpr size_t kLongWrite = 512 * 1024;
-
-// A bounce buffer. Small ones lie on the fiber's stack; big ones are kept for the next user.
-class Bounce {
- public:
-  explicit Bounce(size_t n) {
-    if (n <= sizeof(small_)) {
-      at_ = small_;
-    } else {
-      auto& pool = free_buffers();
-      if (!pool.empty()) {
-        big_ = std::move(pool.back());
-        pool.pop_back();
-      } else {
-        big_ = std::unique_ptr<char[]>(new char[kChunk]);
-      }
-      at_ = big_.get();
-    }
-  }
-  ~Bounce() {
-    if (big_ && free_buffers().size() < 4) free_buffers().push_back(std::move(big_));
-  }
-  Bounce(const Bounce&) = delete;
-  Bounce& operator=(const Bounce&) = delete;
-  char* data() { return at_; }
-  size_t size() const { return big_ ? kChunk : sizeof(small_); }
-
- private:
-  static std::vector<std::unique_ptr<char[]>>& free_buffers() {
-    static std::vector<std::unique_ptr<char[]>> pool;
-    return pool;
-  }
-  char small_[8 * 1024];
-  std::unique_ptr<char[]> big_;
-  char* at_;
-};
 
 bool inside_fiber() { return fiber::current() != nullptr; }
 
@@ -141,7 +107,7 @@ Result<size_t> GoferFile::read(vfs::Sink& to, u64* offset) {
   int fd = TRY(inode_->descriptor(false));
   size_t wanted = std::min(to.left(), kChunk);
   if (wanted == 0) return 0;
-  Bounce bounce(to.window(wanted) != nullptr ? 1 : wanted);
+  vfs::Bounce bounce(to.window(wanted) != nullptr ? 1 : wanted, to.place());
   size_t done = 0;
   Errno error = Errno::kNone;
   while (to.left() > 0) {
@@ -204,7 +170,7 @@ Result<size_t> GoferFile::write(vfs::Source& from, u64* offset) {
   int fd = TRY(inode_->descriptor(true));
   size_t wanted = std::min(from.left(), kChunk);
   if (wanted == 0) return 0;
-  Bounce bounce(wanted);
+  vfs::Bounce bounce(wanted, from.place());
   size_t done = 0;
   Errno error = Errno::kNone;
   while (from.left() > 0) {

@@ -12,6 +12,7 @@
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
+#include "sentry/vfs/bounce.h"
 
 namespace sbx::fs::host {
 namespace {
@@ -102,10 +103,10 @@ class HostFile final : public vfs::File {
       sink.commit(n);
       return n;
     }
-    auto chunk = std::make_unique<u8[]>(want);
-    size_t n = TRY(read_host(chunk.get(), want, offset));
+    vfs::Bounce chunk(want, sink.place());
+    size_t n = TRY(read_host(chunk.data(), want, offset));
     if (n == 0) return n;
-    return sink.put(chunk.get(), n);
+    return sink.put(chunk.data(), n);
   }
 
   Result<size_t> write(vfs::Source& source, u64* offset) override {
@@ -114,18 +115,18 @@ class HostFile final : public vfs::File {
     if (!host_->flush_pending()) return Errno::kAgain;
     // A source cannot take bytes back: ask for room before bytes are fetched.
     if (!seekable() && !(host_->poll(POLLOUT) & (POLLOUT | POLLERR | POLLHUP))) return Errno::kAgain;
-    auto chunk = std::make_unique<u8[]>(want);
-    size_t n = TRY(source.get(chunk.get(), want));
-    if (seekable()) return write_regular(chunk.get(), n, offset);
+    vfs::Bounce chunk(want, source.place());
+    size_t n = TRY(source.get(chunk.data(), want));
+    if (seekable()) return write_regular(chunk.data(), n, offset);
     size_t done = 0;
     while (done < n) {
-      auto part = host_->write(chunk.get() + done, n - done);
+      auto part = host_->write(chunk.data() + done, n - done);
       if (!part) {
         if (part.error() != Errno::kAgain) {
           if (done == 0) return part.error();
           break;
         }
-        host_->keep(chunk.get() + done, n - done);
+        host_->keep(chunk.data() + done, n - done);
         host_->queue();  // the watch writes the rest
         break;
       }

@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 
+#include "sentry/vfs/bounce.h"
+
 namespace sbx::fs::pipe {
 namespace {
 
@@ -65,9 +67,9 @@ Result<size_t> pipe_to_file(Pipe& from, vfs::File& in, vfs::File& out, u64* out_
     size_t got = 0;
     const u8* bytes = from.content().peek(length - done, &got);
     // The file may park (a gofer write) and the ring move meanwhile: it writes from a copy.
-    auto copy = std::make_unique<u8[]>(got);
-    std::memcpy(copy.get(), bytes, got);
-    vfs::KernelSource source(copy.get(), got);
+    vfs::Bounce copy(got = std::min(got, vfs::Bounce::kMost));
+    std::memcpy(copy.data(), bytes, got);
+    vfs::KernelSource source(copy.data(), got);
     auto written = out.write(source, out_offset);
     if (!written) {
       if (done > 0) break;
@@ -87,14 +89,14 @@ Result<size_t> file_to_pipe(vfs::File& in, u64* in_offset, Pipe& to, vfs::File& 
   size_t room = to.content_for(length).free_space();
   if (room == 0) return would_block(stuck, out, POLLOUT);
   size_t want = std::min({length, room, kChunk});
-  auto chunk = std::make_unique<u8[]>(want);
-  vfs::KernelSink sink(chunk.get(), want);
+  vfs::Bounce chunk(want);
+  vfs::KernelSink sink(chunk.data(), want);
   auto got = in.read(sink, in_offset);
   if (!got) {
     if (got.error() == Errno::kAgain) return would_block(stuck, in, POLLIN);
     return got.error();
   }
-  vfs::KernelSource source(chunk.get(), *got);
+  vfs::KernelSource source(chunk.data(), *got);
   // Room can only have shrunk if the read parked and another writer came; what does not fit exceeds the capacity for a
   // moment rather than being lost.
   size_t done = TRY(to.content().write(source, *got));
@@ -154,12 +156,12 @@ Result<size_t> copy(vfs::File& in, u64* in_offset, vfs::File& out, u64* out_offs
   }
   size_t want = std::min(length, kChunk);
   if (want == 0) return size_t{0};
-  auto chunk = std::make_unique_for_overwrite<u8[]>(want);
+  vfs::Bounce chunk(want);
   u64 from = *in_offset;
-  vfs::KernelSink sink(chunk.get(), want);
+  vfs::KernelSink sink(chunk.data(), want);
   size_t got = TRY(in.read(sink, &from));
   if (got == 0) return size_t{0};
-  vfs::KernelSource source(chunk.get(), got);
+  vfs::KernelSource source(chunk.data(), got);
   auto done = out.write(source, out_offset);
   if (!done) {
     if (done.error() == Errno::kAgain) return would_block(stuck, out, POLLOUT);

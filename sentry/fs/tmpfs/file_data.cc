@@ -8,15 +8,12 @@
 
 #include <algorithm>
 
+#include "sentry/vfs/bounce.h"
+
 namespace sbx::tmpfs {
 namespace {
 
-constexpr size_t kBounce = 64 * 1024;
-// One transfer at a time under the kernel lock, which nothing drops between filling and emptying it.
-u8* bounce() {
-  static u8* buffer = new u8[kBounce];
-  return buffer;
-}
+constexpr size_t kBounce = 64 * 1024;  // in one piece, at most
 u64 page_of(u64 offset) { return offset / kPageSize; }
 u64 pages_for(u64 bytes) { return bytes / kPageSize + (bytes % kPageSize != 0 ? 1 : 0); }
 
@@ -121,10 +118,11 @@ Result<size_t> FileData::read(u64 offset, vfs::Sink& to) {
   size_t n = std::min<u64>(to.left(), size_ - offset);
   if (!memfd_) return to.put(heap_.data() + offset, n);
   size_t done = 0;
+  vfs::Bounce bounce(to.window(n) != nullptr ? 1 : n, to.place());
   while (done < n) {
     size_t chunk = n - done;
     u8* window = to.window(chunk);
-    u8* place = window != nullptr ? window : bounce();
+    u8* place = window != nullptr ? window : bounce.data();
     if (window == nullptr) chunk = std::min(chunk, kBounce);
     ssize_t got = pread(memfd_.get(), place, chunk, static_cast<off_t>(offset + done));
     if (got <= 0) break;
@@ -170,6 +168,7 @@ Result<size_t> FileData::write_heap(u64 offset, vfs::Source& from) {
 
 Result<size_t> FileData::write_memfd(u64 offset, vfs::Source& from) {
   size_t done = 0;
+  vfs::Bounce bounce(std::min(from.left(), kBounce), from.place());
   recount();
   while (from.left() > 0) {
     u64 at = offset + done;
@@ -183,12 +182,12 @@ Result<size_t> FileData::write_memfd(u64 offset, vfs::Source& from) {
       }
       chunk = std::min<u64>(chunk, end * kPageSize - at);
     }
-    auto got = from.get(bounce(), chunk);
+    auto got = from.get(bounce.data(), chunk);
     if (!got) {
       if (done > 0) break;
       return got.error();
     }
-    ssize_t put = pwrite(memfd_.get(), bounce(), *got, static_cast<off_t>(at));
+    ssize_t put = pwrite(memfd_.get(), bounce.data(), *got, static_cast<off_t>(at));
     if (put <= 0) {
       if (done > 0) break;
       return put < 0 && errno == ENOMEM ? Errno::kNomem : Errno::kNospc;

@@ -50,6 +50,7 @@ struct FixUp {
 
 bool fix_up(u64& rip) {
   const FixUp table[] = {{stub_copy_begin, stub_copy_end, stub_copy_fixup},
+                         {stub_words_begin, stub_words_end, stub_words_fixup},
                          {stub_string_begin, stub_string_end, stub_string_fixup},
                          {stub_store_begin, stub_store_end, stub_store_fixup},
                          {stub_cas_begin, stub_cas_end, stub_cas_fixup}};

@@ -245,7 +245,7 @@ extern const char stub_begin[], stub_end[], stub_copy_begin[], stub_copy_end[], 
     stub_getppid_tail[], stub_getppid_last[], stub_getppid_end[], stub_gettid_tail[], stub_gettid_last[],
     stub_gettid_end[], stub_restorer_begin[], stub_restorer_syscall[], stub_string_begin[], stub_string_end[],
     stub_string_fixup[], stub_store_begin[], stub_store_end[], stub_store_fixup[], stub_cas_begin[], stub_cas_end[],
-    stub_cas_fixup[];
+    stub_cas_fixup[], stub_words_begin[], stub_words_end[], stub_words_fixup[];
 void stub_entry();
 }
 
