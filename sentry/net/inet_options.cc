@@ -69,7 +69,8 @@ Result<void> InetSocket::set_option(int level, int name, std::string_view value)
   int bytes = 0;
   if (level == SOL_SOCKET && name == SO_RCVBUF && value.size() >= sizeof(bytes)) {
     std::memcpy(&bytes, value.data(), sizeof(bytes));
-    small_ = bytes < kSmall;
+    small_ |= bytes < kSmall;
+    most_rest_ = 0;
   }
   return {};
 }

@@ -155,6 +155,7 @@ fiber::WaitQueue* InetSocket::wait_queue() {
   if (!watch_.watching()) {
     auto on_events = [this](u32 events) {
       news_ = true;
+      small_ |= (events & EPOLLPRI) != 0;
       quiet_ = false;
       const bool room = events & EPOLLOUT;
       if (!(events & ~u32{EPOLLOUT}) && !(room && wants_room_)) return;

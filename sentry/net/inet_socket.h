@@ -6,6 +6,7 @@
 #include "sentry/fiber/reactor.h"
 #include "sentry/net/network.h"
 #include "sentry/net/socket.h"
+#include "sentry/platform/stream_lease.h"
 
 namespace sbx::net {
 
@@ -35,6 +36,8 @@ class InetSocket : public Socket {
   bool sends_files() const override { return type() == SOCK_STREAM && !connecting_; }
   Result<size_t> send_file(int host_fd, u64 offset, size_t n) override;
   int stream_to_lend() override;
+  bool lends_rest() override;
+  size_t peek_bytes(u8* to, size_t most) override;
   void stream_lent(const RefPtr<platform::FileLease>& lease) override;
   void take_lent() override;
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
@@ -65,8 +68,14 @@ class InetSocket : public Socket {
   bool quiet_ = false;  // there is nothing to be read, and the host has told of nothing since
   u32 room_ = 0;        // so many bytes can be sent for sure
   u32 luck_ = 4;        // how often some of it was taken lately
-  bool small_ = false;  // its buffer: the sender may wait for room for each byte
-  u32 passed_by_ = 0;   // not lent, for want of luck
+  // Nothing is lent: its buffer is small, and the sender may wait for room for each byte; or urgent bytes came, at
+  // whose mark reads end (tcp(7)).
+  bool small_ = false;
+  bool lent_whole_ = true;  // what was lent last was all there was
+  bool lent_rest_ = false;  // it was what a read had left
+  u32 most_rest_ = 0;       // how much of that may be lent; 0: not known
+  platform::LendLuck rest_luck_;
+  u32 passed_by_ = 0;  // not lent, for want of luck
   fiber::WaitQueue queue_;
   fiber::HostWatch watch_;
 };

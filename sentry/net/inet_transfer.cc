@@ -120,13 +120,40 @@ int InetSocket::stream_to_lend() {
   constexpr u32 kSeldom = 64;  // without luck, so many go by between two tries
   take_lent();
   if (type() != SOCK_STREAM || !kept_.empty() || connecting_ || small_) return -1;
+  lent_whole_ = true;
+  lent_rest_ = false;
   return luck_ != 0 || ++passed_by_ % kSeldom == 0 ? fd_.get() : -1;
+}
+
+bool InetSocket::lends_rest() {
+  take_lent();
+  lent_rest_ = type() == SOCK_STREAM && kept_.empty() && !connecting_ && !small_ && rest_luck_.tries();
+  return lent_rest_;
+}
+
+// The sender gets no room for them before they are back here: never more than a part of what it may send.
+size_t InetSocket::peek_bytes(u8* to, size_t most) {
+  if (most_rest_ == 0) {
+    int bytes = 0;
+    socklen_t n = sizeof(bytes);
+    if (::getsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &bytes, &n) != 0 || bytes < 4) return 0;
+    most_rest_ = static_cast<u32>(bytes) / 4;
+  }
+  most = std::min<size_t>(most, most_rest_);
+  const ssize_t got = ::recv(fd_.get(), to, most, MSG_PEEK | MSG_DONTWAIT);
+  if (got <= 0) return 0;
+  lent_whole_ = static_cast<size_t>(got) < most;
+  return static_cast<size_t>(got);
 }
 
 void InetSocket::stream_lent(const RefPtr<platform::FileLease>& lease) {
   lent_ = lease;
   news_ = quiet_ = false;
-  if (!lease && luck_ > 0) --luck_;
+  if (lease) return;
+  if (lent_rest_)
+    rest_luck_.came_back(false);
+  else if (luck_ > 0)
+    --luck_;
 }
 
 void InetSocket::take_lent() {
@@ -134,13 +161,15 @@ void InetSocket::take_lent() {
   if (!lent_) return;
   u64 taken = 0;
   lent_->collect(taken);
-  quiet_ = lent_->took_all() && !news_ && watch_.watching();
+  quiet_ = lent_->took_all() && lent_whole_ && !news_ && watch_.watching();
   lent_ = nullptr;
-  if (taken == 0) {
-    if (luck_ > 0) --luck_;
-    return;
+  if (lent_rest_) {
+    rest_luck_.came_back(taken > 0);
+  } else if (taken > 0) {
+    if (luck_ < kMostLuck) ++luck_;
+  } else if (luck_ > 0) {
+    --luck_;
   }
-  if (luck_ < kMostLuck) ++luck_;
   // They were there and nobody else has the host's socket. A stream throws them away (tcp(7), MSG_TRUNC).
   while (taken > 0) {
     const ssize_t gone = ::recv(fd_.get(), nullptr, taken, MSG_TRUNC | MSG_DONTWAIT);

@@ -4,7 +4,8 @@
 // back first (FdTable::peek), so nobody else sees an old one, or one that is closed. The rest of the close is made up
 // for at the process's next call (FdTable::reap), before that sees the table.
 //
-// Of a stream socket that epoll_wait(2) tells of, the bytes that are there are lent the same way: they are looked at
+// Of a stream socket that epoll_wait(2) tells of, or that a read left some in, the bytes that are there are lent the
+// same way: they are looked at
 // (MSG_PEEK) and lie in shared memory, the word says how many were taken, and that many are taken from the host's
 // socket when the lease comes back. Whoever asks the socket for anything takes it back first.
 //

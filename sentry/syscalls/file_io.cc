@@ -118,7 +118,7 @@ Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
   if (file->seekable())
     lend_position(task, fd.n, file);
   else
-    lend_bytes(task, fd.n, *file, n);
+    lend_bytes(task, fd.n, *file, n, *done);
   return done;
 }
 

@@ -272,7 +272,7 @@ Result<i64> sys_recvfrom(Task& task, Fd fd, OutBuf to, Size n, Hex flags, OutBuf
   net::ReceiveRequest request{sink, static_cast<u32>(flags.v)};
   const size_t done = TRY(do_receive(*socket, request));
   TRY(write_address(task, request.address, addr.addr, addr_length.addr));
-  if (request.flags == 0) lend_bytes(task, fd.n, *socket, n);
+  if (request.flags == 0) lend_bytes(task, fd.n, *socket, n, static_cast<i64>(done));
   return static_cast<i64>(done);
 }
 

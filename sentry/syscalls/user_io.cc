@@ -157,10 +157,10 @@ void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
   task.fds->lend_position(fd, file, *task.thread);
 }
 
-void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked) {
-  constexpr size_t kMany = 16384;  // who reads so much leaves little, and comes seldom
-  if (asked >= kMany) return;
-  if (filters_allow(task, {SYS_read, SYS_recvfrom})) task.fds->lend_bytes(fd, file, *task.thread);
+void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got) {
+  constexpr size_t kMost = 16384;  // who reads more leaves little, and comes seldom
+  if (asked > kMost || !filters_allow(task, {SYS_read, SYS_recvfrom})) return;
+  task.fds->lend_bytes(fd, file, got == static_cast<i64>(asked), *task.thread);
 }
 
 void lend_room(Task& task, int fd, vfs::File& file) {

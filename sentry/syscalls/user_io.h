@@ -110,9 +110,9 @@ class PositionLock {
 // What follows on this descriptor the stub may answer by itself (platform/file_lease.h), if filters let such calls pass
 // anyway.
 void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file);
-// The same with what a read of `asked` bytes left in a pipe or socket, and with room there for what is written next
-// (platform/stream_lease.h).
-void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked);
+// The same with what a read of `asked` bytes that got `got` left in a pipe or socket, and with room there for what is
+// written next (platform/stream_lease.h).
+void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got);
 void lend_room(Task& task, int fd, vfs::File& file);
 
 // The loops of read(2) and write(2) for any sink and source. `offset` null: the file's own position (streams ignore

@@ -27,7 +27,8 @@ class FdTable : public RefCounted {
   void lend_stream(int fd, vfs::File& file, platform::GuestThread& thread);
   // The same with what is left in a pipe or socket of ours after a read, and with room in it after a write
   // (platform/stream_lease.h).
-  void lend_bytes(int fd, vfs::File& file, platform::GuestThread& thread);
+  // `all`: it got as many bytes as it asked for.
+  void lend_bytes(int fd, vfs::File& file, bool all, platform::GuestThread& thread);
   void lend_room(int fd, vfs::File& file, platform::GuestThread& thread);
   // Takes the streams of the host back: their peers have to hear soon of what was taken, and the host tells them when
   // it is told. With each call those of which all was taken, as Linux acknowledges then at the latest; before the next

@@ -17,27 +17,15 @@
 
 #include <vector>
 
-#include "guest.h"
+#include "inet.h"
 
 using namespace guest;
 
 namespace {
 
-sockaddr_in local(int port = 0) {
-  sockaddr_in a{};
-  a.sin_family = AF_INET;
-  a.sin_port = htons((uint16_t)port);
-  a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return a;
-}
-
 int udp(int* port) {
-  int fd = OK(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  sockaddr_in a = local();
-  OK(bind(fd, (sockaddr*)&a, sizeof a));
-  socklen_t n = sizeof a;
-  OK(getsockname(fd, (sockaddr*)&a, &n));
-  *port = ntohs(a.sin_port);
+  int fd = bound(SOCK_DGRAM);
+  *port = port_of(fd);
   return fd;
 }
 
