@@ -71,6 +71,11 @@ const u8* GuestThreadImpl::copied(u64 addr, size_t n) const {
     u64 skip = addr - entry_.args[i];
     if (skip <= in_length_[i] && n <= in_length_[i] - skip) return host_->window() + in_offset_[i] + skip;
   }
+  for (u32 i = 0; i < pieces_; ++i) {
+    if (addr < piece_addr_[i]) continue;
+    u64 skip = addr - piece_addr_[i];
+    if (skip <= piece_length_[i] && n <= piece_length_[i] - skip) return host_->window() + piece_offset_[i] + skip;
+  }
   return nullptr;
 }
 
@@ -112,7 +117,8 @@ Result<size_t> GuestThreadImpl::write_some(u64 addr, const void* from, size_t n)
   if (n == 0) return size_t{0};
   if (!host_ || lost_) return Errno::kFault;
   if (addr + n < addr || addr + n > kUserEnd) return Errno::kFault;
-  bool safe = !takes_what_it_gives(entry_.nr) || (addr >= probed_begin_ && addr + n <= probed_end_);
+  bool safe = !takes_what_it_gives(entry_.nr);
+  for (u32 i = 0; i < kMostProbes; ++i) safe |= addr >= probed_begin_[i] && addr + n <= probed_end_[i];
   if (safe && n <= kMaxDeferred && out_count_ < kMaxCopyOut && entry_.kind == EntryKind::kSyscall &&
       host_->where == Where::kSentry && out_used_ + n <= kWindowBytes - kOutOffset) {
     u32 offset = kOutOffset + out_used_;

@@ -53,19 +53,26 @@ void GuestThreadImpl::on_request() {
   e.nr = s.nr;
   u32 copied = kind == RequestKind::kSyscall ? __atomic_load_n(&s.in_mask, __ATOMIC_RELAXED) : 0;
   e.seen = (copied & kSeen) != 0;
-  probed_begin_ = probed_end_ = 0;
   for (u32 i = 0; i < 6; ++i) {
     e.args[i] = s.args[i];
-    if ((copied >> (8 + i) & 1) != 0) {
-      probed_begin_ = e.args[i];
-      probed_end_ = probed_begin_ + std::min<u64>(s.probed, kMaxProbe);
-    }
     in_length_[i] = 0;
     if ((copied >> i & 1) == 0) continue;
     u32 offset = s.in_offset[i], length = s.in_length[i];
     bool sane = length <= kWindowBytes && offset <= kWindowBytes - length;
     in_offset_[i] = offset;
     in_length_[i] = sane ? length : 0;
+  }
+  for (u32 i = 0; i < kMostProbes; ++i) {
+    probed_begin_[i] = (copied & kProbed) != 0 ? s.probe_addr[i] : 0;
+    probed_end_[i] = (copied & kProbed) != 0 ? probed_begin_[i] + std::min<u64>(s.probed[i], kMaxProbe) : 0;
+  }
+  pieces_ = (copied & kPieces) != 0 ? std::min(__atomic_load_n(&s.pieces, __ATOMIC_RELAXED), kMostPieces) : 0;
+  for (u32 i = 0; i < pieces_; ++i) {
+    u32 offset = s.piece_offset[i], length = s.piece_length[i];
+    bool sane = length <= kWindowBytes && offset <= kWindowBytes - length;
+    piece_addr_[i] = s.piece_addr[i];
+    piece_offset_[i] = offset;
+    piece_length_[i] = sane ? length : 0;
   }
   out_count_ = out_used_ = 0;
   if (window_moves_ || kind == RequestKind::kFileShort) note_windows(kind);

@@ -107,7 +107,8 @@ Result<size_t> GuestThreadImpl::poke(u64 addr, const void* from, size_t n) {
 void GuestThreadImpl::settle_memory() {
   if (host_ && !lost_ && host_->where == Where::kSentry && out_count_ != 0) flush_writes();
   for (u32& length : in_length_) length = 0;
-  probed_begin_ = probed_end_ = 0;
+  pieces_ = 0;
+  for (u64& end : probed_end_) end = 0;
 }
 
 void GuestThreadImpl::watch_calls(const Watch& watch) {

@@ -332,7 +332,9 @@ class GuestThreadImpl final : public GuestThread {
   fiber::Fiber* ringing_for_ = nullptr;  // waits for the doorbell
   // The window's part of the running request, checked once.
   u32 in_offset_[6]{}, in_length_[6]{};
-  u64 probed_begin_ = 0, probed_end_ = 0;  // the stub can write there
+  u64 piece_addr_[kMostPieces]{};
+  u32 piece_offset_[kMostPieces]{}, piece_length_[kMostPieces]{}, pieces_ = 0;
+  u64 probed_begin_[kMostProbes]{}, probed_end_[kMostProbes]{};  // the stub can write there
   u32 out_used_ = 0, out_count_ = 0;
   CopyOp out_[kMaxCopyOut]{};
   SlotFileCopy file_copy_{};   // length 0: none

@@ -292,7 +292,8 @@ struct RobustList {
 };
 static_assert(kMaxSlots * sizeof(RobustList) <= kWindowBytes);
 
-constexpr u16 kSeen = 0x8000;
+constexpr u16 kSeen = 0x8000, kPieces = 0x40, kProbed = 0x80;
+constexpr u32 kMostPieces = 6, kMostProbes = 2;
 
 // Slot::see_native: before a call of kNativeCalls is answered in the stub, and after one of kNativeSeen too.
 constexpr u32 kSeeBefore = 1, kSeeAfter = 2;
@@ -311,8 +312,8 @@ struct alignas(64) Slot {
   u8 out_count;     // reply: entries of `out`, kCopyFile, kDropWindows
   u8 spare;
   u32 nr;
-  u16 in_mask;  // bit i: argument i was copied into the window; bit 8 + i: its first `probed` bytes can be written;
-                // kSeen: kNativeCall was asked
+  u16 in_mask;  // bit i: argument i was copied into the window; kProbed: there are `probe_addr`;
+                // kSeen: kNativeCall was asked; kPieces: there are `pieces`
   u16 spare2;
   union {
     u64 args[6];
@@ -341,7 +342,7 @@ struct alignas(64) Slot {
   u32 fault_fatal;   // no handler may run: the frame of a SIGSEGV did not fit
   u32 in_offset[6];  // for the arguments of in_mask: their bytes are [in_offset, in_offset + in_length) of the window
   u32 in_length[6];
-  u32 probed;
+  u32 spare3;
 
   // Reply, the rest.
   CopyOp out[kMaxCopyOut];  // copied from the window to the guest before the return
@@ -379,6 +380,13 @@ struct alignas(64) Slot {
   u32 may_default;       // sentry: the stub may give signals of `unset_actions` their default action, and say so below
   u64 defaulted;         // stub: which it gave it, with flags SA_RESTORER and no mask; the sentry takes them
   u64 default_restorer;  // stub: of all these
+  // Stub: more of the guest's memory that it has copied into the window, with kPieces: what arguments point to.
+  u64 piece_addr[kMostPieces];
+  u32 piece_offset[kMostPieces], piece_length[kMostPieces];
+  u32 pieces;
+  // Stub: with kProbed: memory of the guest that can be written.
+  u32 probed[kMostProbes];  // bytes
+  u64 probe_addr[kMostProbes];
 };
 static_assert(sizeof(Slot) <= kSlotHeaderBytes);
 static_assert(__builtin_offsetof(Slot, args) == 16 && __builtin_offsetof(Slot, ip) == 64);

@@ -17,6 +17,88 @@ bool can_write(u64 addr, u64 n) {
   return touch(addr & ~3ull) && touch((addr + n - 1) & ~3ull);
 }
 
+struct IoVec {
+  u64 base, length;
+};
+
+// Fills the window from its start.
+class Copier {
+ public:
+  explicit Copier(Slot& slot) : slot_(slot) {}
+  u8* at() { return window(slot_) + used_; }
+  u64 room() const { return kCopyInBytes - used_; }
+  u32 used() const { return used_; }
+  void advance(u64 n) { used_ += static_cast<u32>((n + 15) & ~15ull); }
+  // False: it does not fit, or cannot be read.
+  bool copy(u64 from, u64 n) { return n != 0 && n <= room() && n <= kMaxBufferCopy && copy_in(at(), from, n); }
+
+  // What an argument points to. Its address and length are not the guest's to change any more: they lie in the window,
+  // but the guest's other threads can write there, as to the slot; the sentry sees what the slot says at the end.
+  bool piece(u64 from, u64 n) {
+    if (pieces_ == kMostPieces || !copy(from, n)) return false;
+    slot_.piece_addr[pieces_] = from;
+    slot_.piece_offset[pieces_] = used_;
+    slot_.piece_length[pieces_] = static_cast<u32>(n);
+    ++pieces_;
+    advance(n);
+    return true;
+  }
+  // The first of `count` buffers, as many as fit: each of them is one call less to make for the sentry.
+  void buffers(const u8* vecs, u64 count) {
+    for (u64 i = 0; i < count && i < kMostPieces; ++i) {
+      const IoVec vec = reinterpret_cast<const IoVec*>(vecs)[i];
+      if (vec.length != 0 && !piece(vec.base, vec.length)) return;
+    }
+  }
+  // Tests that the first of n bytes can be written.
+  void probe(u64 addr, u64 n) {
+    if (n > kMaxProbe) n = kMaxProbe;
+    if (n == 0 || probes_ == kMostProbes || !can_write(addr, n)) return;
+    slot_.probe_addr[probes_] = addr;
+    slot_.probed[probes_] = static_cast<u32>(n);
+    ++probes_;
+  }
+  void probe_first(const u8* vecs, u64 count) {
+    const IoVec* vec = reinterpret_cast<const IoVec*>(vecs);
+    if (count != 0) probe(vec->base, vec->length);
+  }
+  // kPieces and kProbed if there are any.
+  u32 finish() {
+    u32 mask = 0;
+    if (pieces_ != 0) {
+      slot_.pieces = pieces_;
+      mask |= kPieces;
+    }
+    if (probes_ != 0) {
+      for (u32 i = probes_; i < kMostProbes; ++i) slot_.probed[i] = 0;
+      mask |= kProbed;
+    }
+    return mask;
+  }
+
+ private:
+  Slot& slot_;
+  u32 used_ = 0, pieces_ = 0, probes_ = 0;
+};
+
+// How many bytes of the argument are to be copied.
+u64 bytes_of(const ArgCopy& arg, const u64* args) {
+  switch (arg.kind) {
+    case ArgKind::kIn:
+    case ArgKind::kInMsg:
+    case ArgKind::kOutMsg: return arg.bytes;
+    case ArgKind::kInLen: return args[arg.bytes];
+    case ArgKind::kInTimes:
+    case ArgKind::kInVec:
+    case ArgKind::kOutVec: {
+      const u64 count = args[arg.bytes & 7];
+      return count <= kMaxBufferCopy ? count * (arg.bytes >> 3) : 0;
+    }
+    case ArgKind::kInFds: return args[0] <= kMaxBufferCopy ? (args[0] + 63) / 64 * 8 : 0;
+    default: return 0;
+  }
+}
+
 // Copies what the argument table names into the window, so that the sentry needs no process_vm_readv. A fault leaves
 // the argument uncopied: the sentry then finds out by itself.
 // Returns Slot::in_mask.
@@ -24,38 +106,46 @@ u16 copy_arguments(Context& ctx, u32 nr) {
   Slot& slot = *ctx.slot;
   const ArgRow* row = find_arg_row(nr);
   if (row == nullptr) return 0;
-  u32 used = 0, mask = 0;
+  Copier copier(slot);
+  u32 mask = 0;
   for (const ArgCopy& arg : row->args) {
     if (arg.kind == ArgKind::kNone) continue;
     u64 from = ctx.args[arg.index];
     if (arg.kind == ArgKind::kOutLen) {
-      u64 n = ctx.args[arg.bytes];
-      if (n > kMaxProbe) n = kMaxProbe;
-      if (n == 0 || !can_write(from, n)) continue;
-      mask |= 0x100u << arg.index;
-      slot.probed = static_cast<u32>(n);
+      copier.probe(from, ctx.args[arg.bytes]);
       continue;
     }
     if (from == 0) continue;
-    u64 room = kCopyInBytes - used;
-    u8* to = window(slot) + used;
+    u8* to = copier.at();
     u64 n = 0;
     if (arg.kind == ArgKind::kPath) {
-      n = room < kMaxPathCopy ? room : kMaxPathCopy;
+      n = copier.room() < kMaxPathCopy ? copier.room() : kMaxPathCopy;
       i64 got = stub_copy_string(to, reinterpret_cast<const void*>(from), n);
       if (got < 0 || static_cast<u64>(got) == n) continue;
       n = static_cast<u64>(got) + 1;
     } else {
-      n = arg.kind == ArgKind::kIn ? arg.bytes : ctx.args[arg.bytes];
-      if (n == 0 || n > room || n > kMaxBufferCopy) continue;
-      if (!copy_in(to, from, n)) continue;
+      n = bytes_of(arg, ctx.args);
+      if (!copier.copy(from, n)) continue;
     }
     mask |= 1u << arg.index;
-    slot.in_offset[arg.index] = used;
+    slot.in_offset[arg.index] = copier.used();
     slot.in_length[arg.index] = static_cast<u32>(n);
-    used += static_cast<u32>((n + 15) & ~15ull);
+    copier.advance(n);
+    if (arg.kind == ArgKind::kInVec) copier.buffers(to, n / sizeof(IoVec));
+    if (arg.kind == ArgKind::kOutVec) copier.probe_first(to, n / sizeof(IoVec));
+    if (arg.kind == ArgKind::kInMsg || arg.kind == ArgKind::kOutMsg) {
+      const u64 vecs = reinterpret_cast<const u64*>(to)[2], count = reinterpret_cast<const u64*>(to)[3];
+      u8* copied = copier.at();
+      const bool out = arg.kind == ArgKind::kOutMsg;
+      if (out) copier.probe(from, kMsgBytes);
+      if (count > kMostPieces || !copier.piece(vecs, count * sizeof(IoVec))) continue;
+      if (out)
+        copier.probe_first(copied, count);
+      else
+        copier.buffers(copied, count);
+    }
   }
-  return static_cast<u16>(mask);
+  return static_cast<u16>(mask | copier.finish());
 }
 
 // The window is mapped where none was. What cannot be copied, because the guest's buffer is bad or the file is shorter
