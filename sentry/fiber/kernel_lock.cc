@@ -62,6 +62,18 @@ bool kernel_try_lock() {
   return true;
 }
 
+bool kernel_lock_soon() {
+  if (kernel_try_lock()) return true;
+  if (one_cpu()) return false;
+  waiting.fetch_add(1, std::memory_order_relaxed);
+  const bool taken = take_soon();
+  waiting.fetch_sub(1, std::memory_order_relaxed);
+  if (!taken) return false;
+  owner_cpu.store(sched_getcpu(), std::memory_order_relaxed);
+  owner.store(pthread_self(), std::memory_order_relaxed);
+  return true;
+}
+
 void kernel_unlock() {
   owner.store(pthread_t{}, std::memory_order_relaxed);
   pthread_mutex_unlock(&mutex);

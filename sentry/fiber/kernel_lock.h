@@ -12,6 +12,8 @@ void kernel_lock();
 void kernel_unlock();
 // Takes it if it is free.
 bool kernel_try_lock();
+// Takes it if it becomes free within some microseconds: does not sleep.
+bool kernel_lock_soon();
 bool kernel_locked_by_me();
 // Another thread waits for it.
 bool kernel_lock_wanted();

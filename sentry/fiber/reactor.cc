@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <ctime>
 #include <iterator>
 #include <unordered_map>
 #include <utility>
@@ -142,13 +143,33 @@ void reactor_take_news() {
   if (leaves) reactor_poke();
 }
 
+// With the kernel lock afterwards, or false: look at the gate again. Whoever sleeps for the lock costs the receiver a
+// wake with each request, and does not get it, as the receiver has it again by then. So the receiver is told to look
+// after the events itself, which it does before it waits for the next request; if it is somebody else that has the
+// lock, this one waits like everybody.
+static bool lock_or_leave(u32& left) {
+  constexpr u32 kMostLeft = 3;
+  constexpr timespec kNap{0, 50'000};
+  if (kernel_lock_soon()) return true;
+  if (left++ < kMostLeft) {
+    reactor().hot.store(true, std::memory_order_relaxed);
+    (void)nanosleep(&kNap, nullptr);
+    return false;
+  }
+  kernel_lock();
+  return true;
+}
+
 void reactor_run() {
   Reactor& r = reactor();
   epoll_event event;
+  u32 left = 0;
   while (!r.stopping.load(std::memory_order_acquire)) {
     if (epoll_wait(r.gate.get(), &event, 1, -1) <= 0 || event.data.u64 == kWakeToken) continue;
-    KernelLock lock;
+    if (!lock_or_leave(left)) continue;
+    left = 0;
     reactor_serve();
+    kernel_unlock();
     if (++r.batches < kHotBatches) continue;
     u64 now = now_ns();
     if (now - r.counted_since < kHotNs) r.hot.store(true, std::memory_order_relaxed);

@@ -36,7 +36,7 @@ class InetSocket : public Socket {
   bool sends_files() const override { return type() == SOCK_STREAM && !connecting_; }
   Result<size_t> send_file(int host_fd, u64 offset, size_t n) override;
   int stream_to_lend() override;
-  bool lends_rest() override;
+  bool lends_rest(After after) override;
   size_t peek_bytes(u8* to, size_t most) override;
   void stream_lent(const RefPtr<platform::FileLease>& lease) override;
   void take_lent() override;
@@ -71,11 +71,12 @@ class InetSocket : public Socket {
   // Nothing is lent: its buffer is small, and the sender may wait for room for each byte; or urgent bytes came, at
   // whose mark reads end (tcp(7)).
   bool small_ = false;
-  bool lent_whole_ = true;  // what was lent last was all there was
-  bool lent_rest_ = false;  // it was what a read had left
-  u32 most_rest_ = 0;       // how much of that may be lent; 0: not known
-  platform::LendLuck rest_luck_;
-  u32 passed_by_ = 0;  // not lent, for want of luck
+  bool lent_whole_ = true;                   // what was lent last was all there was
+  platform::LendLuck* rest_luck_ = nullptr;  // how it went, if it was what a call had left; after what
+  u32 most_rest_ = 0;                        // how much of that may be lent; 0: not known
+  platform::LendLuck luck_after_[2];
+  size_t last_asked_ = 0;  // by a receive
+  u32 passed_by_ = 0;      // not lent, for want of luck
   fiber::WaitQueue queue_;
   fiber::HostWatch watch_;
 };

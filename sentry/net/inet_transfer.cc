@@ -121,14 +121,14 @@ int InetSocket::stream_to_lend() {
   take_lent();
   if (type() != SOCK_STREAM || !kept_.empty() || connecting_ || small_) return -1;
   lent_whole_ = true;
-  lent_rest_ = false;
+  rest_luck_ = nullptr;
   return luck_ != 0 || ++passed_by_ % kSeldom == 0 ? fd_.get() : -1;
 }
 
-bool InetSocket::lends_rest() {
+bool InetSocket::lends_rest(After after) {
   take_lent();
-  lent_rest_ = type() == SOCK_STREAM && kept_.empty() && !connecting_ && !small_ && rest_luck_.tries();
-  return lent_rest_;
+  rest_luck_ = &luck_after_[static_cast<size_t>(after)];
+  return type() == SOCK_STREAM && kept_.empty() && !connecting_ && !small_ && rest_luck_->tries();
 }
 
 // The sender gets no room for them before they are back here: never more than a part of what it may send.
@@ -140,6 +140,9 @@ size_t InetSocket::peek_bytes(u8* to, size_t most) {
     most_rest_ = static_cast<u32>(bytes) / 4;
   }
   most = std::min<size_t>(most, most_rest_);
+  // Who asks how much there is does so before each read.
+  if (rest_luck_ == &luck_after_[static_cast<size_t>(After::kCount)]) most = std::min(most, last_asked_);
+  if (most == 0) return 0;
   const ssize_t got = ::recv(fd_.get(), to, most, MSG_PEEK | MSG_DONTWAIT);
   if (got <= 0) return 0;
   lent_whole_ = static_cast<size_t>(got) < most;
@@ -150,8 +153,8 @@ void InetSocket::stream_lent(const RefPtr<platform::FileLease>& lease) {
   lent_ = lease;
   news_ = quiet_ = false;
   if (lease) return;
-  if (lent_rest_)
-    rest_luck_.came_back(false);
+  if (rest_luck_ != nullptr)
+    rest_luck_->came_back(false);
   else if (luck_ > 0)
     --luck_;
 }
@@ -163,8 +166,8 @@ void InetSocket::take_lent() {
   lent_->collect(taken);
   quiet_ = lent_->took_all() && lent_whole_ && !news_ && watch_.watching();
   lent_ = nullptr;
-  if (lent_rest_) {
-    rest_luck_.came_back(taken > 0);
+  if (rest_luck_ != nullptr) {
+    rest_luck_->came_back(taken > 0);
   } else if (taken > 0) {
     if (luck_ < kMostLuck) ++luck_;
   } else if (luck_ > 0) {
@@ -193,6 +196,7 @@ Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   quiet_ = false;
   if (!kept_.empty() && !errors) return receive_kept(request);
   const size_t want = std::min(request.data.left(), kBuffer);
+  last_asked_ = want;
   sockaddr_storage address{};
   alignas(cmsghdr) u8 control[kMaxControl];
   vfs::Bounce bounce(want, request.data.place());

@@ -12,6 +12,7 @@
 #include "sentry/syscalls/async_owner.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/ioctl_caller.h"
+#include "sentry/syscalls/user_io.h"
 #include "sentry/vfs/file_locks.h"
 
 namespace sbx::syscalls {
@@ -292,6 +293,7 @@ Result<i64> sys_ioctl(Task& task, Fd fd, Hex command, ULong arg) {
   }
   IoctlDoor caller(task);
   auto result = file->ioctl(caller, cmd, arg);
+  if (cmd == FIONREAD && result) lend_counted(task, fd.n, *file);
   if (result || result.error() != Errno::kNotty || file->inode() == nullptr) return result;
   const u32 type = file->inode()->type();
   if (cmd == FIONREAD && type == S_IFREG) {

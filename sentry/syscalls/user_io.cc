@@ -163,6 +163,11 @@ void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got) {
   task.fds->lend_bytes(fd, file, got == static_cast<i64>(asked), *task.thread);
 }
 
+void lend_counted(Task& task, int fd, vfs::File& file) {
+  if (!file.told_by_host() || !filters_allow(task, {SYS_read, SYS_recvfrom})) return;
+  task.fds->lend_rest(fd, file, vfs::File::After::kCount, *task.thread);
+}
+
 void lend_room(Task& task, int fd, vfs::File& file) {
   if (filters_allow(task, {SYS_write, SYS_sendto})) task.fds->lend_room(fd, file, *task.thread);
 }

@@ -114,6 +114,8 @@ void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file);
 // written next (platform/stream_lease.h).
 void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got);
 void lend_room(Task& task, int fd, vfs::File& file);
+// With what the process has just been told there is.
+void lend_counted(Task& task, int fd, vfs::File& file);
 
 // The loops of read(2) and write(2) for any sink and source. `offset` null: the file's own position (streams ignore
 // it).

@@ -160,21 +160,30 @@ void FdTable::lend_bytes(int fd, vfs::File& file, bool all, platform::GuestThrea
   if (fd < 0 || static_cast<size_t>(fd) >= slots_.size() || vfs::notifies_reads()) return;
   Slot& slot = slots_[static_cast<size_t>(fd)];
   if (slot.file.get() != &file) return;
-  auto fill = [&file](u8* to, size_t most) { return file.peek_bytes(to, most); };
-  // Of a host's socket nothing is left after less than was asked for. The caller has the other reference.
-  if (all && file.told_by_host() && file.ref_count() == 2 && file.lends_rest()) {
-    const bool lent = thread.lend_bytes(slot.lease, fd, id_, fill);
-    file.stream_lent(lent ? slot.lease : nullptr);
-    if (lent) lent_streams_.push_back(fd);
+  if (file.told_by_host()) {
+    // Nothing is left after less than was asked for.
+    if (all) lend_rest(fd, file, vfs::File::After::kRead, thread);
     return;
   }
   platform::LentStream* stream = file.lent_reads();
   if (stream == nullptr || !stream->lends_bytes()) return;
   if (file.bytes_left() > 0) {
+    auto fill = [&file](u8* to, size_t most) { return file.peek_bytes(to, most); };
     if (thread.lend_bytes(slot.lease, fd, id_, fill)) stream->bytes_lent(slot.lease);
   } else if (const platform::WriteRing* ring = stream->own_ring()) {
     if (thread.lend_own(slot.lease, fd, id_, *ring)) stream->own_lent(slot.lease);
   }
+}
+
+void FdTable::lend_rest(int fd, vfs::File& file, vfs::File::After after, platform::GuestThread& thread) {
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size() || vfs::notifies_reads()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  // The caller has the other reference.
+  if (slot.file.get() != &file || file.ref_count() != 2 || !file.lends_rest(after)) return;
+  const bool lent =
+      thread.lend_bytes(slot.lease, fd, id_, [&file](u8* to, size_t most) { return file.peek_bytes(to, most); });
+  file.stream_lent(lent ? slot.lease : nullptr);
+  if (lent) lent_streams_.push_back(fd);
 }
 
 void FdTable::lend_room(int fd, vfs::File& file, platform::GuestThread& thread) {

@@ -29,6 +29,8 @@ class FdTable : public RefCounted {
   // (platform/stream_lease.h).
   // `all`: it got as many bytes as it asked for.
   void lend_bytes(int fd, vfs::File& file, bool all, platform::GuestThread& thread);
+  // The same of a host's socket only.
+  void lend_rest(int fd, vfs::File& file, vfs::File::After after, platform::GuestThread& thread);
   void lend_room(int fd, vfs::File& file, platform::GuestThread& thread);
   // Takes the streams of the host back: their peers have to hear soon of what was taken, and the host tells them when
   // it is told. With each call those of which all was taken, as Linux acknowledges then at the latest; before the next

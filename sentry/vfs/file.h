@@ -108,7 +108,9 @@ class File : public RefCounted {
   // The host's stream socket whose bytes a process may take by itself; -1: there is none, or it would not pay.
   virtual int stream_to_lend() { return -1; }
   // As much of what a read of it has left as it may take by itself is worth lending: peek_bytes() says what there is.
-  virtual bool lends_rest() { return false; }
+  // The process has taken all it asked for, or asked how much there is.
+  enum class After : u8 { kRead, kCount };
+  virtual bool lends_rest(After) { return false; }
   // They are lent; null: that could not be done.
   virtual void stream_lent(const RefPtr<platform::FileLease>& /*lease*/) {}
   // Of a pipe or a socket of ours: what is with processes of the bytes that are read from it, or that are written to
