@@ -79,6 +79,7 @@ void register_filesystems(const control::BootConfig& config, std::shared_ptr<gof
   task::FdTable::on_close([](task::FdTable& table, int, vfs::File& file) {
     if (vfs::Inode* inode = file.inode(); inode != nullptr && inode->has_locks()) inode->locks().release_posix(&table);
   });
+  vfs::WriteDenial::on_busy([] { task::reap_all_closes(); });
 }
 
 control::BindMaker gofer_bind_maker(std::shared_ptr<gofer::Client> gofer) {

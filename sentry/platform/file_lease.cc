@@ -20,6 +20,7 @@ namespace {
 COUNTER(positions_lent, "platform.positions_lent", "file positions lent to a process");
 COUNTER(files_read_ahead, "platform.files_read_ahead", "files whose bytes were given along with the open");
 COUNTER(streams_lent, "platform.streams_lent", "sockets whose bytes were given along with an event");
+COUNTER(closes_lent, "platform.closes_lent", "files that their process may close by itself after it wrote to them");
 COUNTER(closes_seen, "platform.late_closes", "calls that found descriptors their process had closed by itself");
 
 constexpr u32 kMostLuck = 16;
@@ -190,6 +191,26 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   ++terms.file->lent_;
   lend(*lease, std::move(area), fd, position);
   positions_lent.add();
+}
+
+void GuestThreadImpl::lend_close(RefPtr<FileLease>& lease, int fd, u64 table, u64 position) {
+  if (position > SlotLease::kMostLent || host_ == nullptr || host_->notif == 0) return;
+  RefPtr<SlotArea> area = area_to_lend(fd, table);
+  if (!area) return;
+  if (!lease) lease = make_ref<FileLease>();
+  lease->take_back();
+  if (lease->closed_) return;
+  SlotLease& shared = area->lease(static_cast<u32>(fd));
+  shared.has_stat = shared.window = shared.turn = 0;
+  shared.used = 0;
+  shared.may_close = 1;
+  shared.stream = SlotLease::kOnlyCloses;
+  lease->place_ = 0;
+  lease->may_close_ = true;
+  lease->ahead_ = false;
+  ++area->closable;
+  lend(*lease, std::move(area), fd, position);
+  closes_lent.add();
 }
 
 // `n` bytes lie at that place; or own records, from that position on.

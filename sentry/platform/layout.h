@@ -229,6 +229,7 @@ struct alignas(64) SlotLease {
   // Closed by the stub, it is kClosed in place of kLent.
   static constexpr u64 kLent = 1ull << 63, kGeneration = 1ull << 48, kGenerations = 0x7fffull << 48,
                        kClosed = 1ull << 47, kPosition = kClosed - 1, kMostLent = 1ull << 46;
+  static constexpr u16 kOnlyCloses = 0xffff;
   u64 word;     // 0: the sentry has it
   u64 size;     // of the file
   u64 lent_at;  // time stamp counter: size and stat are only sure for a while (kIsSure)
@@ -239,7 +240,7 @@ struct alignas(64) SlotLease {
   u32 turn, at_hand, bytes_at_hand;
   u16 used;                  // the stub's: some were read from there
   u16 may_close;             // the stub may close the descriptor by itself
-  u16 stream;                // its place plus one (StreamPlace); 0: it is a file
+  u16 stream;                // its place plus one (StreamPlace); 0: it is a file; kOnlyCloses: one that is written to
   u16 ring;                  // what is written goes to that ring, its number plus one; 0: to the sentry
   alignas(64) u64 stat[18];  // struct stat
 };

@@ -127,6 +127,7 @@ Result<i64> sys_write(Task& task, Fd fd, InBuf from, Size n) {
   if (static_cast<i64>(n) < 0) return Errno::kInval;
   auto done = do_write(task, *file, UserBuffers(from.addr, n), At{});
   if (done && !file->seekable()) lend_room(task, fd.n, *file);
+  if (done) lend_close(task, fd.n, file);
   return done;
 }
 
@@ -147,7 +148,9 @@ Result<i64> sys_pwrite64(Task& task, Fd fd, InBuf from, Size n, Off offset) {
   At at = TRY(at_offset(*file, offset));
   if (!file->writable()) return Errno::kBadf;
   if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;  // rw_verify_area
-  return do_write(task, *file, UserBuffers(from.addr, n), at);
+  auto done = do_write(task, *file, UserBuffers(from.addr, n), at);
+  if (done) lend_close(task, fd.n, file);
+  return done;
 }
 
 Result<i64> sys_readv(Task& task, Fd fd, Array<iovec> vecs, ULong count) {
@@ -159,7 +162,9 @@ Result<i64> sys_readv(Task& task, Fd fd, Array<iovec> vecs, ULong count) {
 Result<i64> sys_writev(Task& task, Fd fd, Array<iovec> vecs, ULong count) {
   auto file = TRY(open_for_writing(task, fd));
   auto buffers = TRY(UserBuffers::read(task, vecs.addr, count));
-  return do_write(task, *file, buffers, At{});
+  auto done = do_write(task, *file, buffers, At{});
+  if (done) lend_close(task, fd.n, file);
+  return done;
 }
 
 // On 64-bit machines the high half of the offset is in the low argument already; the other one is ignored.

@@ -8,6 +8,7 @@
 #include "sentry/abi/stat.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/path_args.h"
+#include "sentry/syscalls/user_io.h"
 
 namespace sbx::syscalls {
 namespace {
@@ -291,7 +292,9 @@ Result<i64> sys_fchmodat2(Task& task, DirFd dirfd, UserPath path, Mode mode, Hex
 }
 Result<i64> sys_fchmod(Task& task, Fd fd, Mode mode) {
   auto file = TRY(task.fds->get(fd.n));
-  return change(task, file->path(), to_mode(mode));
+  auto done = change(task, file->path(), to_mode(mode));
+  lend_close(task, fd.n, file);
+  return done;
 }
 Result<i64> sys_chown(Task& task, UserPath path, UInt uid, UInt gid) { return do_chown(task, kCwd, path, uid, gid, 0); }
 Result<i64> sys_lchown(Task& task, UserPath path, UInt uid, UInt gid) {
@@ -302,7 +305,9 @@ Result<i64> sys_fchownat(Task& task, DirFd dirfd, UserPath path, UInt uid, UInt 
 }
 Result<i64> sys_fchown(Task& task, Fd fd, UInt uid, UInt gid) {
   auto file = TRY(task.fds->get(fd.n));
-  return change(task, file->path(), to_owner(uid, gid));
+  auto done = change(task, file->path(), to_owner(uid, gid));
+  lend_close(task, fd.n, file);
+  return done;
 }
 
 // --- times ---
@@ -315,7 +320,9 @@ Result<i64> sys_utimensat(Task& task, DirFd dirfd, UserPath path, InBuf times, H
   if (path.addr == 0 && dirfd.n != AT_FDCWD) {
     if (flags.v != 0) return Errno::kInval;
     auto file = TRY(task.fds->get(dirfd.n));
-    return change(task, file->path(), set);
+    auto done = change(task, file->path(), set);
+    lend_close(task, dirfd.n, file);
+    return done;
   }
   vfs::Path place = TRY(resolve_at(task, dirfd, path, flags.v));
   return change(task, place, set);

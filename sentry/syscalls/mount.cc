@@ -124,11 +124,7 @@ Result<i64> sys_umount2(Task& task, UserPath target, Hex flags) {
     STUB("umount2", flags.v);
     return Errno::kInval;
   }
-  for (const auto& [pid, group] : task::kernel().groups()) {
-    for (const auto& other : group->tasks) {
-      if (other->fds) other->fds->reap();  // or what is closed already would keep it busy
-    }
-  }
+  task::reap_all_closes();  // or what is closed already would keep it busy
   TRY(task.mounts->unmount(at, flags.v & MNT_DETACH));
   return 0;
 }

@@ -138,7 +138,9 @@ Result<i64> sys_copy_file_range(Task& task, Fd in_fd, UserAddr in_offset, Fd out
   length = std::min(length, kMaxTransfer);
   const u64 a = *from.get(), b = *to.get();
   if (in->inode() == out->inode() && a < b + length && b < a + length) return Errno::kInval;
-  return copy_all(task, *in, from, *out, to, length);
+  auto done = copy_all(task, *in, from, *out, to, length);
+  lend_close(task, out_fd.n, out);
+  return done;
 }
 
 namespace {

@@ -157,6 +157,10 @@ void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
   task.fds->lend_position(fd, file, *task.thread);
 }
 
+void lend_close(Task& task, int fd, const RefPtr<vfs::File>& file) {
+  if (file->seekable() && filters_allow(task, {SYS_close})) task.fds->lend_close(fd, file, *task.thread);
+}
+
 void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got) {
   constexpr size_t kMost = 16384;  // who reads more leaves little, and comes seldom
   if (asked > kMost || !filters_allow(task, {SYS_read, SYS_recvfrom})) return;

@@ -102,6 +102,8 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
   if (args.argv.empty()) args.argv.emplace_back();
   for (int depth = 0;; ++depth) {
     RefPtr<vfs::File> file = TRY(open_program(*task.creds, path));
+    // Of a script, too, until its interpreter is open (fs/exec.c, do_open_execat, exec_binprm).
+    out.text_busy = TRY(vfs::WriteDenial::take(RefPtr<vfs::Inode>(path.inode())));
     std::string head = TRY(loader::read_head(*file));
     auto script = TRY(loader::script_line(head));
     if (!script) {
@@ -119,7 +121,6 @@ Result<Prepared> prepare(const Task& task, ExecArgs& args) {
     args.filename = script->interpreter;
     path = TRY(vfs::resolve(task.walk_context(), script->interpreter));
   }
-  out.text_busy = TRY(vfs::WriteDenial::take(RefPtr<vfs::Inode>(out.exe.inode())));
   vfs::Attr attr = TRY(out.exe.inode()->attr());
   bool secure = false;
   out.creds = credentials_after_exec(*task.creds, out.exe, attr, tracer_may_see_more(task), &secure);

@@ -137,11 +137,26 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   platform::LeaseTerms terms;
   terms.with_stat = thread.rang_for_call() || thread.opens_file();
   // Where somebody watches reads each one is to be seen.
-  if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms))
+  if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms)) {
+    if (file->writable()) lend_close(fd, file, thread);
     return;
-  // Locks and leases end with it, watches hear of it, and what was written may have to be flushed.
-  terms.may_close = !shared_ && !file->writable() && !file->inode()->has_locks() && !vfs::notify_active();
+  }
+  terms.may_close = may_close(*file);
   thread.lend_position(slot.lease, fd, id_, file->position, terms);
+}
+
+// Locks and leases end with it, and watches hear of it. That nobody writes to the file any more only who runs it needs
+// to know: he asks (vfs::WriteDenial).
+bool FdTable::may_close(vfs::File& file) const {
+  return !shared_ && !file.inode()->has_locks() && !vfs::notify_active();
+}
+
+void FdTable::lend_close(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread) {
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  if (slot.file.get() != file.get() || file->ref_count() != 2 || file->inode() == nullptr) return;
+  if (file->inode()->type() != S_IFREG || !may_close(*file)) return;
+  thread.lend_close(slot.lease, fd, id_, file->position);
 }
 
 void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread) {

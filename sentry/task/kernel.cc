@@ -104,4 +104,12 @@ void Kernel::kill_all() {
   }
 }
 
+void reap_all_closes() {
+  for (const auto& [pid, group] : kernel().groups()) {
+    for (const auto& task : group->tasks) {
+      if (task->fds) task->fds->reap();
+    }
+  }
+}
+
 }  // namespace sbx::task

@@ -93,6 +93,8 @@ class Kernel {
 };
 
 Kernel& kernel();
+// Makes up for what all processes have closed by themselves (FdTable::reap).
+void reap_all_closes();
 
 // --- process life, used by syscalls/process.cc ---
 struct CloneArgs {

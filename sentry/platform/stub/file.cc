@@ -210,7 +210,12 @@ bool do_file(Context& ctx, u32 nr, i64& ret) {
   SlotLease& lease = lease_of(fd);
   const u64 word = __atomic_load_n(&lease.word, __ATOMIC_ACQUIRE);
   if ((word & SlotLease::kLent) == 0) return false;
-  if (__atomic_load_n(&lease.stream, __ATOMIC_RELAXED) != 0) return read_stream(lease, word, nr, a, ret);
+  const u16 stream = __atomic_load_n(&lease.stream, __ATOMIC_RELAXED);
+  if (stream == SlotLease::kOnlyCloses) {
+    ret = 0;
+    return nr == kNrClose && close(lease, word, fd);
+  }
+  if (stream != 0) return read_stream(lease, word, nr, a, ret);
   const u64 position = word & SlotLease::kPosition;
   switch (nr) {
     case kNrRead:
