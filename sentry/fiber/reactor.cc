@@ -29,7 +29,7 @@ struct Reactor {
   // The thread waits on `gate`, which has two members: all the rest, in `epoll`, unless that is held by the receiver,
   // and the stop event.
   UniqueFd gate, epoll, wake, timer, stop;
-  std::atomic<bool> stopping{false}, hot{false};
+  std::atomic<bool> stopping{false}, hot{false}, waits{false};
   u64 counted_since = 0;
   u32 batches = 0;
   u64 next_token = 16;
@@ -147,12 +147,13 @@ void reactor_take_news() {
 // wake with each request, and does not get it, as the receiver has it again by then. So the receiver is told to look
 // after the events itself, which it does before it waits for the next request; if it is somebody else that has the
 // lock, this one waits like everybody.
-static bool lock_or_leave(u32& left) {
+static bool lock_or_leave(u32& left, u64& left_at) {
   constexpr u32 kMostLeft = 3;
   constexpr timespec kNap{0, 50'000};
   if (kernel_lock_soon()) return true;
   if (left++ < kMostLeft) {
-    reactor().hot.store(true, std::memory_order_relaxed);
+    const u64 now = now_ns(), last = std::exchange(left_at, now);
+    (now - last < kHotNs ? reactor().hot : reactor().waits).store(true, std::memory_order_relaxed);
     (void)nanosleep(&kNap, nullptr);
     return false;
   }
@@ -164,10 +165,12 @@ void reactor_run() {
   Reactor& r = reactor();
   epoll_event event;
   u32 left = 0;
+  u64 left_at = 0;  // when it did so last
   while (!r.stopping.load(std::memory_order_acquire)) {
     if (epoll_wait(r.gate.get(), &event, 1, -1) <= 0 || event.data.u64 == kWakeToken) continue;
-    if (!lock_or_leave(left)) continue;
+    if (!lock_or_leave(left, left_at)) continue;
     left = 0;
+    r.waits.store(false, std::memory_order_relaxed);
     reactor_serve();
     kernel_unlock();
     if (++r.batches < kHotBatches) continue;
@@ -185,6 +188,11 @@ void reactor_stop() {
 }
 
 bool reactor_is_hot() { return reactor().hot.load(std::memory_order_relaxed); }
+
+bool reactor_waits() {
+  auto& waits = reactor().waits;
+  return waits.load(std::memory_order_relaxed) && waits.exchange(false, std::memory_order_relaxed);
+}
 
 void reactor_hold(bool hold) {
   Reactor& r = reactor();

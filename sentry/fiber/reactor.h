@@ -24,6 +24,8 @@ void reactor_poke();
 // For the receiver, without the kernel lock.
 // Events come so often that it had better look after them itself.
 bool reactor_is_hot();
+// There is one that its thread could not get the lock for: it stays out of the way. Once each time.
+bool reactor_waits();
 // From now on (true) the caller waits for reactor_fd() to be readable and then calls reactor_serve(); or, until then,
 // the reactor's own thread does again.
 void reactor_hold(bool hold);

@@ -531,7 +531,7 @@ class PlatformImpl final : public Platform {
   bool await_bell();
   // The receiver's: it serves the reactor too; doorbells since the last event of that.
   bool holds_reactor_ = false;
-  u32 bells_alone_ = 0;
+  u32 bells_alone_ = 0, most_bells_alone_ = 0;
   std::mutex turn_lock_;
   std::condition_variable turn_;
   bool turn_taken_ = false;

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 
 #include <cstring>
+#include <system_error>
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
@@ -30,6 +31,8 @@ constexpr u32 kMaxSpares = 3;
 const int kStopSignal = SIGRTMIN;  // of ours alone: what comes from outside is the guest's
 // So many doorbells in a row without an event: the reactor's thread may have its work back.
 constexpr u32 kBellsAlone = 200;
+// The same where it was taken only because its thread did not get the lock.
+constexpr u32 kBellsAloneAfterWait = 8;
 
 thread_local bool receives = false;
 __attribute__((noinline)) void set_receive(bool value) { receives = value; }
@@ -242,7 +245,13 @@ void PlatformImpl::host_block(bool entering) {
   set_receive(false);
   std::lock_guard guard(turn_lock_);
   turn_taken_ = false;
-  if (spares_ == 0 && threads_.size() < kMaxSpares) threads_.emplace_back([this] { work(); });
+  if (spares_ == 0 && threads_.size() < kMaxSpares) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {  // a limit of the host's; requests wait until this thread is back
+      LOG_WARNING("no spare thread to receive requests: %s", error.what());
+    }
+  }
   turn_.notify_one();
 }
 
@@ -250,9 +259,11 @@ void PlatformImpl::host_block(bool entering) {
 // look again whether we still receive.
 bool PlatformImpl::await_bell() {
   if (!holds_reactor_) {
-    if (!fiber::reactor_is_hot()) return true;
+    const bool waits = fiber::reactor_waits();
+    if (!waits && !fiber::reactor_is_hot()) return true;
     fiber::reactor_hold(true);
     holds_reactor_ = true;
+    most_bells_alone_ = waits ? kBellsAloneAfterWait : kBellsAlone;
     bells_alone_ = 0;
   }
   pollfd waiting[2] = {{listener_.get(), POLLIN, 0}, {fiber::reactor_fd(), POLLIN, 0}};
@@ -267,7 +278,7 @@ bool PlatformImpl::await_bell() {
     // even if its task is gone by now (ENOENT).
     return i_receive() && (waiting[0].revents & POLLIN) != 0;
   }
-  if (++bells_alone_ >= kBellsAlone) {
+  if (++bells_alone_ >= most_bells_alone_) {
     holds_reactor_ = false;
     fiber::reactor_hold(false);
   }

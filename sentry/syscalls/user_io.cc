@@ -158,7 +158,8 @@ void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
 }
 
 void lend_close(Task& task, int fd, const RefPtr<vfs::File>& file) {
-  if (file->seekable() && filters_allow(task, {SYS_close})) task.fds->lend_close(fd, file, *task.thread);
+  if (!task.thread->rang_for_call() || !file->seekable()) return;
+  if (filters_allow(task, {SYS_close})) task.fds->lend_close(fd, file, *task.thread);
 }
 
 void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got) {
