@@ -186,6 +186,7 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   lease->file_ = terms.file;
   lease->place_ = 0;
   lease->may_close_ = terms.may_close;
+  lease->only_closes_ = false;
   lease->ahead_ = ahead != 0;
   if (terms.may_close) ++area->closable;
   ++terms.file->lent_;
@@ -193,8 +194,8 @@ void GuestThreadImpl::lend_position(RefPtr<FileLease>& lease, int fd, u64 table,
   positions_lent.add();
 }
 
-void GuestThreadImpl::lend_close(RefPtr<FileLease>& lease, int fd, u64 table, u64 position) {
-  if (position > SlotLease::kMostLent || host_ == nullptr || host_->notif == 0) return;
+void GuestThreadImpl::lend_close(RefPtr<FileLease>& lease, int fd, u64 table) {
+  if (host_ == nullptr || host_->notif == 0) return;
   RefPtr<SlotArea> area = area_to_lend(fd, table);
   if (!area) return;
   if (!lease) lease = make_ref<FileLease>();
@@ -206,10 +207,10 @@ void GuestThreadImpl::lend_close(RefPtr<FileLease>& lease, int fd, u64 table, u6
   shared.may_close = 1;
   shared.stream = SlotLease::kOnlyCloses;
   lease->place_ = 0;
-  lease->may_close_ = true;
+  lease->may_close_ = lease->only_closes_ = true;
   lease->ahead_ = false;
   ++area->closable;
-  lend(*lease, std::move(area), fd, position);
+  lend(*lease, std::move(area), fd, 0);
   closes_lent.add();
 }
 
@@ -226,7 +227,7 @@ void GuestThreadImpl::lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotAre
   area->take_stream(place);
   lease->place_ = place + 1;
   lease->bytes_ = place < kOwnPlaces ? n : SlotLease::kPosition;
-  lease->may_close_ = lease->ahead_ = false;
+  lease->may_close_ = lease->ahead_ = lease->only_closes_ = false;
   lend(*lease, std::move(area), fd, position);
 }
 

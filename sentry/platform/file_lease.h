@@ -42,6 +42,7 @@ class FileLease final : public RefCounted {
     if (!due_) return false;
     due_ = false;
     take_back();
+    if (only_closes_) return false;
     position = position_;
     return true;
   }
@@ -72,6 +73,7 @@ class FileLease final : public RefCounted {
   bool due_ = false;  // lent, and not yet collected
   bool may_close_ = false, closed_ = false;
   bool ahead_ = false;  // with bytes that were read ahead
+  bool only_closes_ = false;
 };
 
 // All of them, and what is written (stream_lease.h): somebody wants to see each read and write (inotify).

@@ -237,7 +237,7 @@ class GuestThreadImpl final : public GuestThread {
   bool opens_file() const override { return entry_.nr == SYS_open || entry_.nr == SYS_openat; }
   RefPtr<PostBox> open_posts(int epoll) override;
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
-  void lend_close(RefPtr<FileLease>& lease, int fd, u64 table, u64 position) override;
+  void lend_close(RefPtr<FileLease>& lease, int fd, u64 table) override;
   bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) override;
   bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
                   const std::function<size_t(u8* to, size_t most)>& fill) override;

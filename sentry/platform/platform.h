@@ -226,7 +226,7 @@ class GuestThread {
   // `lease` is made where there is none; table: what tells tables of descriptors apart, never used again for another.
   virtual void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) = 0;
   // Lends no more than that the thread may close the descriptor, if it rang for this call: else that costs little.
-  virtual void lend_close(RefPtr<FileLease>& lease, int fd, u64 table, u64 position) = 0;
+  virtual void lend_close(RefPtr<FileLease>& lease, int fd, u64 table) = 0;
   // Lends all that the host's stream socket behind a descriptor has to be read right now, if that can be done. True:
   // the bytes that are taken are to be taken from the socket when the lease comes back (FileLease::collect).
   virtual bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) = 0;

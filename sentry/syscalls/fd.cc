@@ -189,9 +189,14 @@ Result<i64> sys_flock(Task& task, Fd fd, Int operation) {
 
 namespace {
 
-Result<i64> duplicate(Task& task, RefPtr<vfs::File> file, u64 least, bool cloexec) {
+// Who walks a tree (fts) keeps copies of its directories for no longer than their names are of use: it closes both
+// soon.
+Result<i64> duplicate(Task& task, Fd fd, const RefPtr<vfs::File>& file, u64 least, bool cloexec) {
   if (least >= task.nofile_limit()) return Errno::kInval;
-  return TRY(task.fds->add(std::move(file), cloexec, task.nofile_limit(), static_cast<int>(least)));
+  const int copy = TRY(task.fds->add(file, cloexec, task.nofile_limit(), static_cast<int>(least)));
+  lend_close(task, copy, file);
+  lend_close(task, fd.n, file);
+  return copy;
 }
 
 Result<i64> set_status_flags(Task& task, Fd fd, vfs::File& file, u64 flags) {
@@ -251,8 +256,8 @@ Result<i64> fcntl_open_only(Task& task, Fd fd, vfs::File& file, i32 command, u64
 Result<i64> sys_fcntl(Task& task, Fd fd, Int command, ULong arg) {
   auto file = TRY(task.fds->get(fd.n, true));
   switch (command) {
-    case F_DUPFD: return duplicate(task, std::move(file), arg, false);
-    case F_DUPFD_CLOEXEC: return duplicate(task, std::move(file), arg, true);
+    case F_DUPFD: return duplicate(task, fd, file, arg, false);
+    case F_DUPFD_CLOEXEC: return duplicate(task, fd, file, arg, true);
     case F_GETFD: return TRY(task.fds->cloexec(fd.n)) ? FD_CLOEXEC : 0;
     case F_SETFD: TRY(task.fds->set_cloexec(fd.n, arg & FD_CLOEXEC)); return 0;
     case F_GETFL: return file->flags();

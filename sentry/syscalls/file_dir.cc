@@ -41,9 +41,11 @@ Result<i64> list_entries(Task& task, Fd fd, OutBuf to, u32 size, Put put) {
   }
   if (used == 0) {
     if (too_small) return Errno::kInval;
+    lend_close(task, fd.n, file);
     return 0;
   }
   TRY(task.memory().write(to.addr, buffer.get(), used));
+  lend_close(task, fd.n, file);
   return static_cast<i64>(used);
 }
 

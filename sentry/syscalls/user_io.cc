@@ -158,7 +158,7 @@ void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
 }
 
 void lend_close(Task& task, int fd, const RefPtr<vfs::File>& file) {
-  if (!task.thread->rang_for_call() || !file->seekable()) return;
+  if (!file->seekable()) return;
   if (filters_allow(task, {SYS_close})) task.fds->lend_close(fd, file, *task.thread);
 }
 

@@ -110,7 +110,7 @@ class PositionLock {
 // What follows on this descriptor the stub may answer by itself (platform/file_lease.h), if filters let such calls pass
 // anyway.
 void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file);
-// The process may close the file that it has just written to by itself.
+// The process may close by itself the file that it has just written to, or the directory that it has read.
 void lend_close(Task& task, int fd, const RefPtr<vfs::File>& file);
 // The same with what a read of `asked` bytes that got `got` left in a pipe or socket, and with room there for what is
 // written next (platform/stream_lease.h).

@@ -138,7 +138,7 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   terms.with_stat = thread.rang_for_call() || thread.opens_file();
   // Where somebody watches reads each one is to be seen.
   if (slot.file.get() != file.get() || file->ref_count() != 2 || vfs::notifies_reads() || !file->lendable(terms)) {
-    if (file->writable()) lend_close(fd, file, thread);
+    lend_close(fd, file, thread);
     return;
   }
   terms.may_close = may_close(*file);
@@ -152,11 +152,11 @@ bool FdTable::may_close(vfs::File& file) const {
 }
 
 void FdTable::lend_close(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread) {
-  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
+  if (!thread.rang_for_call() || fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
   Slot& slot = slots_[static_cast<size_t>(fd)];
-  if (slot.file.get() != file.get() || file->ref_count() != 2 || file->inode() == nullptr) return;
-  if (file->inode()->type() != S_IFREG || !may_close(*file)) return;
-  thread.lend_close(slot.lease, fd, id_, file->position);
+  if (slot.file.get() != file.get() || file->inode() == nullptr) return;
+  const u32 type = file->inode()->type();
+  if ((type == S_IFREG || type == S_IFDIR) && may_close(*file)) thread.lend_close(slot.lease, fd, id_);
 }
 
 void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread) {

@@ -6,6 +6,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -215,4 +216,73 @@ TEST(closes, nothing_is_left_open) {
   put(fd, "text");
   OK(close(fd));
   FAILS(access(("/proc/self/fd/" + show(fd)).c_str(), F_OK), ENOENT);
+}
+
+TEST(closes, directories) {
+  OK(mkdir("d", 0755));
+  close(made("d/file"));
+  for (int i = 0; i < 30; ++i) {
+    const int fd = OK(open("d", O_RDONLY | O_DIRECTORY));
+    const int copy = i % 3 != 0 ? OK(fcntl(fd, F_DUPFD_CLOEXEC, 3)) : -1;
+    char buf[1000];
+    const long n = OK(syscall(SYS_getdents64, fd, buf, sizeof buf));
+    CHECK(n > 0);
+    if (i % 2 != 0) CHECK_EQ(syscall(SYS_getdents64, fd, buf, sizeof buf), 0);
+    OK(close(fd));
+    FAILS(syscall(SYS_getdents64, fd, buf, sizeof buf), EBADF);
+    if (copy == -1) continue;
+    // The position is the description's, not the descriptor's.
+    CHECK_EQ(OK(syscall(SYS_getdents64, copy, buf, sizeof buf)), 0);
+    CHECK_EQ(lseek(copy, 0, SEEK_SET), 0);
+    CHECK_EQ(OK(syscall(SYS_getdents64, copy, buf, sizeof buf)), n);
+    OK(close(copy));
+    CHECK_EQ(OK(open("d/file", O_RDONLY)), fd);
+    OK(close(fd));
+  }
+  OK(unlink("d/file"));
+  OK(rmdir("d"));
+}
+
+// A description that has two descriptors keeps one position, whichever of them is used and closed.
+TEST(closes, copies_share_the_position) {
+  const int other = made("b");
+  put(other, "0123456789");
+  OK(close(other));
+  for (int i = 0; i < 30; ++i) {
+    const int fd = OK(open("b", i % 2 == 0 ? O_RDWR : O_RDONLY));
+    const int copy = OK(dup(fd));
+    char c[4] = {};
+    CHECK_EQ(read(fd, c, 3), 3);
+    CHECK_EQ(read(copy, c, 3), 3);
+    CHECK_STR(c, "345");
+    OK(close(fd));
+    CHECK_EQ(read(copy, c, 3), 3);
+    CHECK_STR(c, "678");
+    CHECK_EQ(lseek(copy, 0, SEEK_CUR), 9);
+    OK(close(copy));
+  }
+}
+
+// What a child has inherited stays open in it.
+TEST(closes, children_keep_theirs) {
+  const int fd = OK(open("a", O_RDWR | O_CREAT | O_TRUNC, 0644));
+  put(fd, "parent");
+  int p[2];
+  OK(pipe(p));
+  const pid_t pid = OK(fork());
+  if (pid == 0) {
+    char c;
+    CHECK_EQ(read(p[0], &c, 1), 1);
+    put(fd, " child");
+    _exit(0);
+  }
+  put(fd, " more");
+  OK(close(fd));
+  put(p[1], "x");
+  int status = 0;
+  OK(waitpid(pid, &status, 0));
+  CHECK_EQ(status, 0);
+  struct stat st;
+  OK(stat("a", &st));
+  CHECK_EQ(st.st_size, 17);
 }
