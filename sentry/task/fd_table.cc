@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "sentry/task/kernel.h"
 #include "sentry/vfs/file_locks.h"
 #include "sentry/vfs/notify.h"
 
@@ -143,6 +144,7 @@ void FdTable::lend_position(int fd, const RefPtr<vfs::File>& file, platform::Gue
   }
   terms.may_close = may_close(*file);
   thread.lend_position(slot.lease, fd, id_, file->position, terms);
+  if (terms.may_close) reap_closes_soon();
 }
 
 // Locks and leases end with it, and watches hear of it. That nobody writes to the file any more only who runs it needs
@@ -156,7 +158,10 @@ void FdTable::lend_close(int fd, const RefPtr<vfs::File>& file, platform::GuestT
   Slot& slot = slots_[static_cast<size_t>(fd)];
   if (slot.file.get() != file.get() || file->inode() == nullptr) return;
   const u32 type = file->inode()->type();
-  if ((type == S_IFREG || type == S_IFDIR) && may_close(*file)) thread.lend_close(slot.lease, fd, id_);
+  if ((type == S_IFREG || type == S_IFDIR) && may_close(*file)) {
+    thread.lend_close(slot.lease, fd, id_);
+    reap_closes_soon();
+  }
 }
 
 void FdTable::lend_stream(int fd, vfs::File& file, platform::GuestThread& thread) {

@@ -105,11 +105,19 @@ void Kernel::kill_all() {
 }
 
 void reap_all_closes() {
+  std::vector<RefPtr<FdTable>> tables;  // to close may park, and processes may come and go
   for (const auto& [pid, group] : kernel().groups()) {
     for (const auto& task : group->tasks) {
-      if (task->fds) task->fds->reap();
+      if (task->fds) tables.push_back(task->fds);
     }
   }
+  for (const auto& table : tables) table->reap();
+}
+
+void reap_closes_soon() {
+  constexpr u64 kLatestNs = 1'000'000'000;
+  static auto* timer = new fiber::Timer([] { fiber::spawn([] { reap_all_closes(); }); });
+  if (!timer->armed()) timer->arm(fiber::now_ns() + kLatestNs);
 }
 
 }  // namespace sbx::task

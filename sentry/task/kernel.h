@@ -95,6 +95,9 @@ class Kernel {
 Kernel& kernel();
 // Makes up for what all processes have closed by themselves (FdTable::reap).
 void reap_all_closes();
+// The same within a second, even if they make no call till then: what is closed is to be gone (the space of a file that
+// has no name any more). Nothing is left to them from then on, until the next call that leaves it.
+void reap_closes_soon();
 
 // --- process life, used by syscalls/process.cc ---
 struct CloneArgs {

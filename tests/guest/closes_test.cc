@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -285,4 +286,24 @@ TEST(closes, children_keep_theirs) {
   struct stat st;
   OK(stat("a", &st));
   CHECK_EQ(st.st_size, 17);
+}
+
+// The space of a file that has no name is free again soon after it was closed, whatever the process does then.
+TEST(closes, space_comes_back) {
+  constexpr size_t kBytes = 32 << 20;
+  auto used = [] {
+    struct statfs s;
+    OK(statfs("/dev/shm", &s));
+    return (s.f_blocks - s.f_bfree) * (size_t)s.f_bsize;
+  };
+  const size_t before = used();
+  Worker worker([] {
+    const int fd = made("/dev/shm/closes_test");
+    put(fd, std::string(kBytes, 'x'));
+    OK(unlink("/dev/shm/closes_test"));
+    put(fd, "x");
+    OK(close(fd));
+  });
+  for (int i = 0; i < 50 && used() > before + kBytes / 2; ++i) usleep(100000);
+  CHECK(used() < before + kBytes / 2);
 }
