@@ -20,7 +20,8 @@ namespace {
 COUNTER(positions_lent, "platform.positions_lent", "file positions lent to a process");
 COUNTER(files_read_ahead, "platform.files_read_ahead", "files whose bytes were given along with the open");
 COUNTER(streams_lent, "platform.streams_lent", "sockets whose bytes were given along with an event");
-COUNTER(closes_lent, "platform.closes_lent", "files that their process may close by itself after it wrote to them");
+COUNTER(closes_lent, "platform.closes_lent",
+        "files and directories that their process may close by itself, and no more");
 COUNTER(closes_seen, "platform.late_closes", "calls that found descriptors their process had closed by itself");
 
 constexpr u32 kMostLuck = 16;

@@ -192,7 +192,7 @@ class WriteDenial {
  public:
   // kTxtbsy if somebody has it open for writing.
   static Result<std::unique_ptr<WriteDenial>> take(RefPtr<Inode> inode);
-  // Makes up for closes that came late, of everybody; set once at start by main.cc.
+  // Makes up for closes that came late, of everybody; set once at start (rootfs.cc).
   static void on_busy(std::function<void()> make_up);
   ~WriteDenial() { ++inode_->write_count(); }
   WriteDenial(const WriteDenial&) = delete;

@@ -50,6 +50,13 @@ void warm_up(int from, int to) {
   }
 }
 
+// 300 bytes, of which the first 100 are read.
+void begin(int from, int to) {
+  put(from, text(300));
+  arrived(to, 300);
+  CHECK_STR(get(to, 100), text(100));
+}
+
 constexpr int kRounds = 30;
 
 }  // namespace
@@ -79,9 +86,7 @@ TEST(tcp_pieces, more_comes_meanwhile) {
   auto [a, b] = tcp_pair();
   warm_up(a, b);
   for (int round = 0; round < kRounds; ++round) {
-    put(a, text(300));
-    arrived(b, 300);
-    CHECK_STR(get(b, 100), text(100));
+    begin(a, b);
     CHECK_STR(get(b, 100), text(100, 100));
     put(a, text(300, 300));
     usleep(round % 2 == 0 ? 0 : 300);
@@ -95,9 +100,7 @@ TEST(tcp_pieces, end_after_the_rest) {
   for (int round = 0; round < kRounds; ++round) {
     auto [a, b] = tcp_pair();
     warm_up(a, b);
-    put(a, text(300));
-    arrived(b, 300);
-    CHECK_STR(get(b, 100), text(100));
+    begin(a, b);
     if (round % 2 == 0) CHECK_STR(get(b, 50), text(50, 100));
     OK(shutdown(a, SHUT_WR));
     while (!(now_ready(b, POLLIN | POLLRDHUP, 1000) & POLLRDHUP)) {
@@ -117,9 +120,7 @@ TEST(tcp_pieces, reset_for_what_was_not_taken) {
   for (int round = 0; round < kRounds; ++round) {
     auto [a, b] = tcp_pair();
     warm_up(a, b);
-    put(a, text(300));
-    arrived(b, 300);
-    CHECK_STR(get(b, 100), text(100));
+    begin(a, b);
     CHECK_STR(get(b, 100), text(100, 100));
     const bool all = round % 2 == 0;
     if (all) CHECK_STR(get(b, 100), text(100, 200));
