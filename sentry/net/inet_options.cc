@@ -87,6 +87,12 @@ Result<std::string> InetSocket::get_option(int level, int name, size_t max) {
   auto length = static_cast<socklen_t>(max);
   if (::getsockopt(fd_.get(), level, name, value.data(), &length) != 0) return last_errno();
   value.resize(std::min<size_t>(length, max));
+  int error = 0;
+  if (level == SOL_SOCKET && name == SO_ERROR && value.size() == sizeof(error) && posts_ && posts_->owes()) {
+    std::memcpy(&error, value.data(), sizeof(error));
+    if (error == 0) error = static_cast<int>(posts_->take_error());
+    std::memcpy(value.data(), &error, sizeof(error));
+  }
   return value;
 }
 
@@ -96,6 +102,7 @@ Result<i64> InetSocket::ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) {
     int value = 0;
     if (::ioctl(fd_.get(), cmd, &value) != 0) return last_errno();
     if (cmd == FIONREAD) value += static_cast<int>(kept_.size());
+    if (cmd == TIOCOUTQ && posts_) value += static_cast<int>(posts_->waiting());
     TRY(caller.write(arg, &value, sizeof(value)));
     return i64{0};
   }

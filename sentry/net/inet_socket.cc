@@ -71,8 +71,17 @@ InetSocket::InetSocket(UniqueFd fd, u32 flags, int family, int type, int protoco
 
 InetSocket::~InetSocket() {
   // The host resets the connection if anything was not read.
+  end_posts();
   take_lent();
   watch_.unwatch();
+  if (posts_ && posts_->waits()) posts_->linger(std::move(fd_));
+  fd_.reset();
+  tell_posters();
+}
+
+// The peer may be a socket of the sandbox that posts. On Linux its next write meets the end of the connection.
+void InetSocket::tell_posters() {
+  if (platform::PostRight::any() && fiber::current() != nullptr) fiber::reactor_take_news();
 }
 
 Result<void> InetSocket::bind(const vfs::WalkContext&, u32, std::string_view bytes) {
@@ -125,8 +134,17 @@ Result<void> InetSocket::connect(const vfs::WalkContext&, std::string_view bytes
 Result<void> InetSocket::shutdown(int how) {
   take_lent();
   forget_readiness();
+  if (how != SHUT_RD) {
+    end_posts();
+    if (posts_ && !posts_->flush()) {
+      posts_->shut_later();
+      if (how == SHUT_WR) return {};
+      how = SHUT_RD;
+    }
+  }
   if (::shutdown(fd_.get(), how) != 0) return last_errno();
   if (how != SHUT_WR) receives_no_more_ = true;
+  tell_posters();
   return {};
 }
 
@@ -135,9 +153,12 @@ Result<std::string> InetSocket::peer_address() { return address_of(fd_.get(), &:
 
 u32 InetSocket::readiness() {
   take_lent();
+  const bool waits = posts_ && !posts_->flush();
   pollfd p{fd_.get(), POLLIN | POLLPRI | POLLOUT | POLLRDNORM | POLLWRNORM | POLLRDBAND | POLLWRBAND | POLLRDHUP, 0};
   if (::poll(&p, 1, 0) < 0) return POLLERR;
-  const auto ready = static_cast<u16>(p.revents);
+  u32 ready = static_cast<u16>(p.revents);
+  if (waits) ready &= ~kRoomBits;
+  if (posts_ && posts_->owes()) ready |= POLLERR;
   if (!(ready & POLLOUT)) wants_room_ = true;
   room_ = ready & POLLOUT ? kSureRoom : 0;
   quiet_ = (ready & ~kRoomBits) == 0 && watch_.watching();
@@ -146,7 +167,7 @@ u32 InetSocket::readiness() {
 
 u32 InetSocket::readiness_for(u32 wanted) {
   take_lent();
-  if (!quiet_ || !kept_.empty()) return readiness() & wanted;
+  if (!quiet_ || !kept_.empty() || (posts_ && posts_->unusual())) return readiness() & wanted;
   if ((wanted & kRoomBits) == 0) return 0;
   return room_ != 0 ? wanted & kRoomBits : readiness() & wanted;
 }
@@ -157,7 +178,9 @@ fiber::WaitQueue* InetSocket::wait_queue() {
       news_ = true;
       small_ |= (events & EPOLLPRI) != 0;
       quiet_ = false;
+      if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0 && !std::exchange(peer_ends_, true)) end_posts();
       const bool room = events & EPOLLOUT;
+      if (room && posts_ && posts_->waits() && posts_->flush()) wants_room_ = true;
       if (!(events & ~u32{EPOLLOUT}) && !(room && wants_room_)) return;
       if (room) wants_room_ = false;
       queue_.wake_all();

@@ -4,6 +4,7 @@
 #pragma once
 #include "sentry/base/unique_fd.h"
 #include "sentry/fiber/reactor.h"
+#include "sentry/net/inet_posts.h"
 #include "sentry/net/network.h"
 #include "sentry/net/socket.h"
 #include "sentry/platform/stream_lease.h"
@@ -40,6 +41,11 @@ class InetSocket : public Socket {
   size_t peek_bytes(u8* to, size_t most) override;
   void stream_lent(const RefPtr<platform::FileLease>& lease) override;
   void take_lent() override;
+  platform::Poster* poster() override;
+  void may_post(RefPtr<platform::PostRight> right) override { posts_->got_right(std::move(right)); }
+  void end_posts() override {
+    if (posts_) posts_->end_right();
+  }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
 
  protected:
@@ -47,6 +53,9 @@ class InetSocket : public Socket {
   int host_fd() const { return fd_.get(); }
 
  private:
+  static void tell_posters();
+  // Before bytes are sent: those that were posted are, and their errors told.
+  Result<void> send_begins();
   Result<size_t> receive_kept(ReceiveRequest& request);
   // The next look asks the host.
   void forget_readiness() {
@@ -75,8 +84,10 @@ class InetSocket : public Socket {
   platform::LendLuck* rest_luck_ = nullptr;  // how it went, if it was what a call had left; after what
   u32 most_rest_ = 0;                        // how much of that may be lent; 0: not known
   platform::LendLuck luck_after_[2];
-  size_t last_asked_ = 0;  // by a receive
-  u32 passed_by_ = 0;      // not lent, for want of luck
+  size_t last_asked_ = 0;             // by a receive
+  u32 passed_by_ = 0;                 // not lent, for want of luck
+  std::unique_ptr<InetPosts> posts_;  // null: nothing was posted yet
+  bool peer_ends_ = false;            // the host has told of an end of the connection, or an error
   fiber::WaitQueue queue_;
   fiber::HostWatch watch_;
 };

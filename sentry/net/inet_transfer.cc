@@ -59,6 +59,7 @@ void decode_control(msghdr& message, std::vector<ControlMessage>& to) {
 Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   if (!request.files.empty() || request.credentials) return Errno::kInval;
   const bool stream = type() == SOCK_STREAM;
+  TRY(send_begins());
   alignas(cmsghdr) u8 control[kMaxControl];
   const size_t control_used = TRY(encode_control(request.control, control));
   // One byte more than a datagram can have is enough for the host to refuse it, and to tell its error queue so.
@@ -104,7 +105,28 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   return static_cast<size_t>(sent);
 }
 
+Result<void> InetSocket::send_begins() {
+  if (!posts_ || !(posts_->unusual() || posts_->shut())) return {};
+  if (posts_->shut()) return Errno::kPipe;
+  const bool room = posts_->flush();
+  if (const Errno error = posts_->take_error(); error != Errno::kNone) return error;
+  if (room) return {};
+  wants_room_ = true;
+  room_ = 0;
+  return Errno::kAgain;
+}
+
+platform::Poster* InetSocket::poster() {
+  if (type() != SOCK_STREAM || connecting_ || wants_room_ || peer_ends_) return nullptr;
+  // The end of the connection is to be heard of.
+  (void)wait_queue();
+  if (!watch_.watching()) return nullptr;
+  if (!posts_) posts_ = std::make_unique<InetPosts>(fd_.get());
+  return posts_->wants_right() ? posts_.get() : nullptr;
+}
+
 Result<size_t> InetSocket::send_file(int host_fd, u64 offset, size_t n) {
+  TRY(send_begins());
   auto at = static_cast<off64_t>(offset);
   const ssize_t sent = ::sendfile64(fd_.get(), host_fd, &at, n);
   const Errno error = sent >= 0 ? Errno::kNone : errno == EINTR ? Errno::kAgain : last_errno();
@@ -212,9 +234,11 @@ Result<size_t> InetSocket::receive(ReceiveRequest& request) {
   if (got < 0) {
     // Who would wait for a datagram of a socket that was shut down gets an end of file (__skb_wait_for_more_packets).
     const bool waits = !nonblocking() && !(request.flags & (MSG_DONTWAIT | MSG_ERRQUEUE));
+    if (errno == EAGAIN && posts_ && posts_->owes()) return posts_->take_error();
     if (errno == EAGAIN && !stream && receives_no_more_ && waits) return size_t{0};
     return errno == EINTR ? Errno::kAgain : last_errno();
   }
+  if (got == 0 && posts_ && posts_->owes()) return posts_->take_error();
   auto n = static_cast<size_t>(got);
   // With MSG_TRUNC the length is the datagram's; a stream's bytes are then thrown away.
   const bool discarded = stream && (request.flags & MSG_TRUNC);

@@ -68,6 +68,7 @@ std::unordered_set<u64>& left_cookies() {
 
 SlotArea::~SlotArea() {
   for (const Left& left : used_) left_cookies().erase(left.cookie);
+  outbox = nullptr;
   if (base_ == nullptr) return;
   auto& dead = dead_areas();
   if (dead.size() >= kMostDead) unmap_dead(take_dead());

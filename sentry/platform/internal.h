@@ -18,6 +18,7 @@
 #include "sentry/fiber/fiber.h"
 #include "sentry/platform/arg_table.h"
 #include "sentry/platform/layout.h"
+#include "sentry/platform/outbox.h"
 #include "sentry/platform/patched_text.h"
 #include "sentry/platform/platform.h"
 #include "sentry/platform/shelf.h"
@@ -78,10 +79,11 @@ class SlotArea : public RefCounted {
     if (place < kOwnPlaces) places_of(place) |= 1u << place % 32;
   }
   Posts& posts() const { return *reinterpret_cast<Posts*>(base_ + kPostsOffset); }
-  PostBox* post_box = nullptr;  // the one that is open
-  u32 closable = 0;             // descriptors that the stub may close, or has
-  u32 luck = 4;                 // how often bytes read ahead were used lately
-  u32 passed_by = 0;            // opens without, since there was none
+  PostBox* post_box = nullptr;     // the one that is open
+  std::unique_ptr<Outbox> outbox;  // null: nothing was posted yet
+  u32 closable = 0;                // descriptors that the stub may close, or has
+  u32 luck = 4;                    // how often bytes read ahead were used lately
+  u32 passed_by = 0;               // opens without, since there was none
 
  private:
   struct Left {
@@ -242,6 +244,10 @@ class GuestThreadImpl final : public GuestThread {
   bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
                   const std::function<size_t(u8* to, size_t most)>& fill) override;
   RefPtr<WriteRing> lend_room(int fd, u64 table) override;
+  RefPtr<PostRight> give_post_right(int fd, u64 table, Poster& poster) override;
+  void send_posted() override {
+    if (host_ && host_->process->area->outbox) host_->process->area->outbox->call_begins();
+  }
   bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) override;
   void lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotArea> area, int fd, u32 place, size_t n,
                          u64 position = 0);

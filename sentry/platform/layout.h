@@ -229,7 +229,7 @@ struct alignas(64) SlotLease {
   // Closed by the stub, it is kClosed in place of kLent.
   static constexpr u64 kLent = 1ull << 63, kGeneration = 1ull << 48, kGenerations = 0x7fffull << 48,
                        kClosed = 1ull << 47, kPosition = kClosed - 1, kMostLent = 1ull << 46;
-  static constexpr u16 kOnlyCloses = 0xffff;
+  static constexpr u16 kOnlyCloses = 0xffff, kOutbox = 0x8000;
   u64 word;     // 0: the sentry has it
   u64 size;     // of the file
   u64 lent_at;  // time stamp counter: size and stat are only sure for a while (kIsSure)
@@ -238,10 +238,11 @@ struct alignas(64) SlotLease {
   u32 has_stat;
   // Bytes of the file at hand in the window of the slot that has the same turn: what is there until its next request.
   u32 turn, at_hand, bytes_at_hand;
-  u16 used;                  // the stub's: some were read from there
-  u16 may_close;             // the stub may close the descriptor by itself
-  u16 stream;                // its place plus one (StreamPlace); 0: it is a file; kOnlyCloses: one that is written to
-  u16 ring;                  // what is written goes to that ring, its number plus one; 0: to the sentry
+  u16 used;       // the stub's: some were read from there
+  u16 may_close;  // the stub may close the descriptor by itself
+  u16 stream;     // its place plus one (StreamPlace); 0: it is a file; kOnlyCloses: one that is written to
+  u16 ring;       // what is written goes to that ring, its number plus one, kOutbox: with others'; 0: to the sentry
+  u32 may_post;   // kOutbox: one write of so many bytes
   alignas(64) u64 stat[18];  // struct stat
 };
 static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxLeases / 8 <= kSlotBytes &&
@@ -251,12 +252,17 @@ static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxL
 struct alignas(64) SlotRing {
   u64 word;  // as SlotLease::word
   u64 end;   // sentry: the position may be moved as far as this
-  u32 fd;    // the descriptor it is for
+  u32 fd;    // the descriptor it is for, or kAnyFd
+  static constexpr u32 kAnyFd = ~0u;
 };
+// An outbox (outbox.h): so many bytes are posted at once, and nothing when the first has waited for so many cycles (a
+// tenth of a millisecond, about).
+constexpr u32 kMostPosted = 16 * 1024;
+constexpr u64 kLongPosted = 1 << 18;
 // Each begins at a multiple of its size; the bytes follow, around the end of the ring.
 struct RingRecord {
   u64 time;  // stamp counter: what was written earlier is in front, whoever wrote it
-  u32 length, spare;
+  u32 length, fd;
 };
 constexpr u64 ring_record_bytes(u64 length) {
   return (sizeof(RingRecord) + length + sizeof(RingRecord) - 1) / sizeof(RingRecord) * sizeof(RingRecord);

@@ -16,6 +16,7 @@
 #include "sentry/fiber/fiber.h"
 #include "sentry/platform/file_lease.h"
 #include "sentry/platform/file_window.h"
+#include "sentry/platform/outbox.h"
 #include "sentry/platform/post_box.h"
 #include "sentry/platform/registers.h"
 #include "sentry/platform/stream_lease.h"
@@ -238,6 +239,10 @@ class GuestThread {
   virtual bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) = 0;
   // Lets the process write to a descriptor by itself, once it is allowed some room (stream_lease.h). Null: not now.
   virtual RefPtr<WriteRing> lend_room(int fd, u64 table) = 0;
+  // Lets the process post its writes to a descriptor (outbox.h). Null: not now.
+  virtual RefPtr<PostRight> give_post_right(int fd, u64 table, Poster& poster) = 0;
+  // Sends what the process has posted. Before its request is looked at.
+  virtual void send_posted() = 0;
   // Lets this thread post what it does to the epoll behind its descriptor (post_box.h). Null: not now.
   virtual RefPtr<PostBox> open_posts(int epoll) = 0;
   // Bit n: descriptor n may have been closed by its process since the last time. False: none was.

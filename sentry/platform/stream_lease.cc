@@ -43,15 +43,22 @@ u64 fresh_word(SlotArea& area) {
 
 }  // namespace
 
-WriteRing::WriteRing(RefPtr<SlotArea> area, u32 place, int fd) : area_(std::move(area)), place_(place) {
-  SlotRing& ring = area_->ring(place);
-  area_->free_rings &= ~(1u << place);
-  ring.fd = static_cast<u32>(fd);
-  ring.end = 0;
-  __atomic_store_n(&ring.word, fresh_word(*area_), __ATOMIC_RELEASE);
+WriteRing::WriteRing(RefPtr<SlotArea> area, u32 place, int fd)
+    : keep_(std::move(area)), area_(keep_.get()), place_(place) {
+  begin(static_cast<u32>(fd));
   __atomic_store_n(&area_->lease(static_cast<u32>(fd)).ring, static_cast<u16>(place + 1), __ATOMIC_RELEASE);
   open_rings().push_back(this);
   rings.add();
+}
+
+WriteRing::WriteRing(SlotArea& area, u32 place) : area_(&area), place_(place) { begin(SlotRing::kAnyFd); }
+
+void WriteRing::begin(u32 fd) {
+  SlotRing& ring = area_->ring(place_);
+  area_->free_rings &= ~(1u << place_);
+  ring.fd = fd;
+  ring.end = 0;
+  __atomic_store_n(&ring.word, fresh_word(*area_), __ATOMIC_RELEASE);
 }
 
 WriteRing::~WriteRing() {
@@ -104,6 +111,18 @@ size_t WriteRing::bytes(std::array<std::span<const u8>, 2>& pieces) const {
   const u64 at = (taken_ + sizeof(RingRecord)) % kRingBytes, whole = std::min(n, kRingBytes - at);
   pieces = {std::span(ring + at, whole), std::span(ring, n - whole)};
   return n;
+}
+
+u32 WriteRing::descriptor() const {
+  const auto* record = reinterpret_cast<const RingRecord*>(area_->ring_bytes(place_) + taken_ % kRingBytes);
+  return __atomic_load_n(&record->fd, __ATOMIC_RELAXED);
+}
+
+void WriteRing::interrupt() {
+  if (!open_) return;
+  u64& word = area_->ring(place_).word;
+  const u64 at = position_in(__atomic_exchange_n(&word, 0, __ATOMIC_SEQ_CST));
+  __atomic_store_n(&word, fresh_word(*area_) | at, __ATOMIC_SEQ_CST);
 }
 
 void WriteRing::consume() {
@@ -221,7 +240,7 @@ RefPtr<WriteRing> GuestThreadImpl::lend_room(int fd, u64 table) {
 
 bool GuestThreadImpl::lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) {
   RefPtr<SlotArea> area = area_to_lend(fd, table);
-  if (!area || area != ring.area_) return false;
+  if (!area || area.get() != ring.area_) return false;
   lend_stream_bytes(lease, std::move(area), fd, kOwnPlaces + ring.place_, 0, ring.taken_);
   own_lent.add();
   return true;

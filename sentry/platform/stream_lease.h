@@ -29,6 +29,8 @@ namespace sbx::platform {
 class WriteRing final : public RefCounted {
  public:
   WriteRing(RefPtr<SlotArea> area, u32 place, int fd);
+  // The ring of an outbox, which is the area's.
+  WriteRing(SlotArea& area, u32 place);
   bool open() const { return open_; }
   // Nothing more is written; what is there can still be taken.
   void close();
@@ -40,11 +42,17 @@ class WriteRing final : public RefCounted {
   bool first(u64* time) const;
   size_t bytes(std::array<std::span<const u8>, 2>& pieces) const;
   void consume();
+  // The descriptor it names, of an outbox's.
+  u32 descriptor() const;
   // All up to that position, if the process says the truth.
   void consume_to(u64 position);
   bool all_taken() const { return taken_ == seen_; }
   // All was taken: what comes next begins at the start of the memory again, which is at hand.
   void rewind();
+
+  // A write that has not ended comes in.
+  void interrupt();
+  u32 place() const { return place_; }
 
   // How much may be written before somebody looks, headers of records included.
   size_t claim() const { return open_ ? end_ - seen_ : 0; }
@@ -58,7 +66,9 @@ class WriteRing final : public RefCounted {
   ~WriteRing() override;
   u64 written() const;
   u64 position_in(u64 word) const;
-  RefPtr<SlotArea> area_;
+  void begin(u32 fd);
+  const RefPtr<SlotArea> keep_;  // null: the area has this
+  SlotArea* const area_;
   u32 place_;
   bool open_ = true;
   // Positions: what was taken, what there was at the last look, as far as may be written.

@@ -116,6 +116,7 @@ i64 dispatch(Task& task) {
   call_counts[nr].fetch_add(1, std::memory_order_relaxed);
   task.fds->reap(*task.thread);
   task.fds->take_used_streams();
+  task.thread->send_posted();
   const bool changes = changes_names(nr, args);
   std::optional<Walks> before;
   if (platform::name_call(nr, args).looks) {

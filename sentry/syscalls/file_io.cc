@@ -126,7 +126,10 @@ Result<i64> sys_write(Task& task, Fd fd, InBuf from, Size n) {
   auto file = TRY(open_for_writing(task, fd));
   if (static_cast<i64>(n) < 0) return Errno::kInval;
   auto done = do_write(task, *file, UserBuffers(from.addr, n), At{});
-  if (done && !file->seekable()) lend_room(task, fd.n, *file);
+  if (done && !file->seekable()) {
+    lend_room(task, fd.n, *file);
+    lend_posts(task, fd.n, *file);
+  }
   if (done) lend_close(task, fd.n, file);
   return done;
 }
@@ -164,6 +167,7 @@ Result<i64> sys_writev(Task& task, Fd fd, Array<iovec> vecs, ULong count) {
   auto buffers = TRY(UserBuffers::read(task, vecs.addr, count));
   auto done = do_write(task, *file, buffers, At{});
   if (done) lend_close(task, fd.n, file);
+  if (done) lend_posts(task, fd.n, *file);
   return done;
 }
 

@@ -10,6 +10,7 @@
 #include "sentry/abi/file.h"
 #include "sentry/fs/anon/epoll.h"
 #include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/user_io.h"
 #include "sentry/syscalls/wait_mask.h"
 #include "sentry/time/clock.h"
 
@@ -218,9 +219,7 @@ Result<RefPtr<fs::anon::Epoll>> get_epoll(Task& task, Fd fd) {
 
 // Who is told that there is something to be read reads it next: it comes along (platform/file_lease.h).
 void lend_streams(Task& task, const epoll_event* events, const fs::anon::Epoll::Source* sources, size_t count) {
-  for (u32 nr : {SYS_read, SYS_recvfrom}) {
-    if (task.seccomp && !task.seccomp->always_allows(nr)) return;
-  }
+  if (!lends_to(task)) return;
   for (size_t i = 0; i < count; ++i) {
     if ((events[i].events & (EPOLLIN | EPOLLERR)) != EPOLLIN) continue;
     task.fds->lend_stream(sources[i].fd, *sources[i].file, *task.thread);

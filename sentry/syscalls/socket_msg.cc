@@ -238,13 +238,16 @@ Result<i64> sys_sendto(Task& task, Fd fd, InBuf from, Size n, Hex flags, InBuf a
   if (addr.addr != 0) address = TRY(read_address(task, addr.addr, addr_length));
   auto done = do_send(task, *socket, UserBuffers(from.addr, n), address, static_cast<u32>(flags.v), {});
   if (done) lend_room(task, fd.n, *socket);
+  if (done) lend_posts(task, fd.n, *socket);
   return done;
 }
 
 Result<i64> sys_sendmsg(Task& task, Fd fd, UserAddr message, Hex flags) {
   auto socket = TRY(get_socket(task, fd.n));
   auto header = TRY(In<abi::MsgHdr>{message.addr}.read(task));
-  return send_message(task, *socket, header, static_cast<u32>(flags.v));
+  auto done = send_message(task, *socket, header, static_cast<u32>(flags.v));
+  if (done) lend_posts(task, fd.n, *socket);
+  return done;
 }
 
 Result<i64> sys_sendmmsg(Task& task, Fd fd, UserAddr messages, UInt count, Hex flags) {

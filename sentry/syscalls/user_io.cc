@@ -143,38 +143,42 @@ Result<size_t> block(vfs::File& file, u64 net::Socket::*timeout, const char* rea
 }
 }  // namespace
 
-namespace {
-// Calls that the stub would answer have to be seen by no filter.
-bool filters_allow(const Task& task, std::initializer_list<u32> calls) {
-  return !task.seccomp ||
-         std::all_of(calls.begin(), calls.end(), [&](u32 nr) { return task.seccomp->always_allows(nr); });
+bool lends_to(const Task& task) {
+  constexpr u32 kAnswered[] = {SYS_read,    SYS_pread64,    SYS_recvfrom, SYS_write, SYS_writev, SYS_sendto,
+                               SYS_sendmsg, SYS_newfstatat, SYS_fstat,    SYS_lseek, SYS_ioctl,  SYS_close};
+  return !task.seccomp || std::all_of(std::begin(kAnswered), std::end(kAnswered),
+                                      [&](u32 nr) { return task.seccomp->always_allows(nr); });
 }
-}  // namespace
 
 void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file) {
   if (!file->seekable()) return;
-  if (!filters_allow(task, {SYS_read, SYS_pread64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl, SYS_close})) return;
+  if (!lends_to(task)) return;
   task.fds->lend_position(fd, file, *task.thread);
 }
 
 void lend_close(Task& task, int fd, const RefPtr<vfs::File>& file) {
   if (!file->seekable()) return;
-  if (filters_allow(task, {SYS_close})) task.fds->lend_close(fd, file, *task.thread);
+  if (lends_to(task)) task.fds->lend_close(fd, file, *task.thread);
 }
 
 void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got) {
   constexpr size_t kMost = 16384;  // who reads more leaves little, and comes seldom
-  if (asked > kMost || !filters_allow(task, {SYS_read, SYS_recvfrom})) return;
+  if (asked > kMost || !lends_to(task)) return;
   task.fds->lend_bytes(fd, file, got == static_cast<i64>(asked), *task.thread);
 }
 
 void lend_counted(Task& task, int fd, vfs::File& file) {
-  if (!file.told_by_host() || !filters_allow(task, {SYS_read, SYS_recvfrom})) return;
+  if (!file.told_by_host() || !lends_to(task)) return;
   task.fds->lend_rest(fd, file, vfs::File::After::kCount, *task.thread);
 }
 
 void lend_room(Task& task, int fd, vfs::File& file) {
-  if (filters_allow(task, {SYS_write, SYS_sendto})) task.fds->lend_room(fd, file, *task.thread);
+  if (lends_to(task)) task.fds->lend_room(fd, file, *task.thread);
+}
+
+void lend_posts(Task& task, int fd, vfs::File& file) {
+  if (!file.told_by_host() || !lends_to(task)) return;
+  task.fds->lend_posts(fd, file, *task.thread);
 }
 
 Result<size_t> read_file(vfs::File& file, vfs::Sink& sink, u64* offset) {

@@ -107,6 +107,9 @@ class PositionLock {
   fiber::SleepLock* lock_;
 };
 
+// No filter of the task's has to see calls on descriptors that its stub answers. What is lent is the process's: once
+// anything is lent to a thread it answers all of them.
+bool lends_to(const Task& task);
 // What follows on this descriptor the stub may answer by itself (platform/file_lease.h), if filters let such calls pass
 // anyway.
 void lend_position(Task& task, int fd, const RefPtr<vfs::File>& file);
@@ -116,6 +119,8 @@ void lend_close(Task& task, int fd, const RefPtr<vfs::File>& file);
 // written next (platform/stream_lease.h).
 void lend_bytes(Task& task, int fd, vfs::File& file, size_t asked, i64 got);
 void lend_room(Task& task, int fd, vfs::File& file);
+// What is written next to a socket of the host the process may post (platform/outbox.h).
+void lend_posts(Task& task, int fd, vfs::File& file);
 // With what the process has just been told there is.
 void lend_counted(Task& task, int fd, vfs::File& file);
 

@@ -36,6 +36,7 @@ Result<int> FdTable::add(RefPtr<vfs::File> file, bool cloexec, u64 limit, int le
   if (fd >= std::min(limit, kMaxOpen)) return Errno::kMfile;
   if (fd >= slots_.size()) slots_.resize(std::max(fd + 1, std::min(slots_.size() * 2, size_t{kMaxOpen})));
   if (watcher_ != nullptr) watcher_->gets(*file);
+  file->end_posts();  // it may be another descriptor's, too
   slots_[fd].file = std::move(file);
   slots_[fd].cloexec = cloexec;
   if (static_cast<size_t>(least) <= first_free_) first_free_ = fd + 1;
@@ -48,6 +49,7 @@ Result<int> FdTable::set(int fd, RefPtr<vfs::File> file, bool cloexec, u64 limit
   if (index >= slots_.size()) slots_.resize(index + 1);
   if (watcher_ != nullptr) watcher_->closes(fd);
   if (watcher_ != nullptr) watcher_->gets(*file);
+  file->end_posts();
   RefPtr<vfs::File> old = take(slots_[index]);
   slots_[index].file = std::move(file);
   slots_[index].cloexec = cloexec;
@@ -92,6 +94,7 @@ void FdTable::close_on_exec() {
   reap();                                       // of threads that closed and were ended since the call began
   for (size_t fd = 0; fd < slots_.size(); ++fd) {
     end_ring(slots_[fd]);  // its memory goes
+    if (slots_[fd].file) slots_[fd].file->end_posts();
     if (slots_[fd].file && slots_[fd].cloexec) (void)drop(static_cast<int>(fd));
   }
 }
@@ -124,6 +127,7 @@ RefPtr<vfs::File> FdTable::take(Slot& slot) {
   if (slot.lease) (void)settle(slot);
   slot.lease = nullptr;
   end_ring(slot);
+  if (slot.file) slot.file->end_posts();
   return std::move(slot.file);
 }
 
@@ -218,6 +222,14 @@ void FdTable::lend_room(int fd, vfs::File& file, platform::GuestThread& thread) 
   if (slot.ring) file.room_lent(slot.ring);
 }
 
+void FdTable::lend_posts(int fd, vfs::File& file, platform::GuestThread& thread) {
+  if (shared_ || fd < 0 || static_cast<size_t>(fd) >= slots_.size()) return;
+  if (slots_[static_cast<size_t>(fd)].file.get() != &file || file.ref_count() != 2) return;
+  platform::Poster* poster = file.poster();
+  if (poster == nullptr) return;
+  if (auto right = thread.give_post_right(fd, id_, *poster)) file.may_post(std::move(right));
+}
+
 void FdTable::take_streams(bool all) {
   std::erase_if(lent_streams_, [&](int fd) {
     const auto& lease = slots_[static_cast<size_t>(fd)].lease;
@@ -248,6 +260,9 @@ void FdTable::share() {
   shared_ = true;
   if (watcher_ != nullptr) watcher_->copied();
   reap();  // and takes all of them back
+  for (const Slot& slot : slots_) {
+    if (slot.file) slot.file->end_posts();
+  }
 }
 
 RefPtr<FdTable> FdTable::clone() const {
@@ -261,6 +276,7 @@ RefPtr<FdTable> FdTable::clone() const {
   for (size_t fd = 0; fd < used; ++fd) {
     vfs::File* file = peek(static_cast<int>(fd));
     if (file == nullptr) copy->first_free_ = std::min(copy->first_free_, fd);
+    if (file != nullptr) file->end_posts();
     copy->slots_.push_back({RefPtr<vfs::File>(file), file != nullptr && slots_[fd].cloexec, nullptr, nullptr});
   }
   return copy;

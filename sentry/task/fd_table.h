@@ -34,6 +34,9 @@ class FdTable : public RefCounted {
   // The same of a host's socket only.
   void lend_rest(int fd, vfs::File& file, vfs::File::After after, platform::GuestThread& thread);
   void lend_room(int fd, vfs::File& file, platform::GuestThread& thread);
+  // Lets the process of `thread` post what it writes to the host's socket `file` (platform/outbox.h), if nobody has
+  // that but this descriptor and the caller.
+  void lend_posts(int fd, vfs::File& file, platform::GuestThread& thread);
   // Takes the streams of the host back: their peers have to hear soon of what was taken, and the host tells them when
   // it is told. With each call those of which all was taken, as Linux acknowledges then at the latest; before the next
   // wait all.

@@ -27,6 +27,7 @@ void Task::run() {
     entry = thread->wait_entry();
     if (!group->exiting) {
       if (fds && fds->watcher() != nullptr) fds->watcher()->call_begins();
+      if (entry.kind != EntryKind::kSyscall) thread->send_posted();
       switch (entry.kind) {
         case EntryKind::kStarted:
           if (trace && signal_pending(*this)) {  // its first stop, before anything has run

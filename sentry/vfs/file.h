@@ -27,6 +27,8 @@ namespace sbx::platform {
 class FileLease;
 class LentStream;
 class WriteRing;
+class PostRight;
+class Poster;
 struct LeaseTerms;
 }  // namespace sbx::platform
 namespace sbx::vfs {
@@ -123,6 +125,11 @@ class File : public RefCounted {
   virtual size_t peek_bytes(u8* /*to*/, size_t /*most*/) { return 0; }
   // A ring is to be for it from now on: allows it some room.
   virtual void room_lent(RefPtr<platform::WriteRing> /*ring*/) {}
+  // Of a stream socket of the host: where a process may post what it writes (platform/outbox.h). Null: not now.
+  virtual platform::Poster* poster() { return nullptr; }
+  virtual void may_post(RefPtr<platform::PostRight> /*right*/) {}
+  // Nobody posts any more, and what was posted is sent: others get the file, or the memory goes.
+  virtual void end_posts() {}
   // Takes them back, and what was taken of them from the socket.
   virtual void take_lent() {}
   // Attributes of the object itself (works when unlinked); default: the inode's.

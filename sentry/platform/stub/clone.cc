@@ -48,6 +48,7 @@ void start_thread_area(u32 index) {
   priv.regs_base = regs_address(index);
   priv.index = index;
   priv.deliver = 0;
+  priv.posted_at = 0;
 }
 
 // The child of a thread or vfork clone, on its own stub stack; its registers lie in its save area.

@@ -239,6 +239,7 @@ Command carry_out(Context& ctx, RequestKind kind) {
   slot.ip = ctx.regs->rip;
   slot.sp = ctx.regs->rsp;
   note_registers(ctx);
+  ctx.priv->posted_at = 0;
   submit(slot, kind);
   if (slot.command >= Command::kPoke) serve_inspection(slot, ctx.uc);
   const Command command = slot.command;

@@ -8,10 +8,7 @@ namespace {
 constexpr u64 kMostBytes = 0x7ffff000;  // MAX_RW_COUNT
 constexpr u64 kAtEmptyPath = 0x1000, kTcgets = 0x5401;
 constexpr i64 kEnotty = 25;
-constexpr u32 kMsgDontwait = 0x40, kMsgNosignal = 0x4000;
 constexpr u64 kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2;
-
-SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
 
 u64* closes() { return reinterpret_cast<u64*>(kSlotsBase + kClosesOffset); }
 
@@ -106,9 +103,6 @@ bool stat(const SlotLease& lease, u64 word, u64 to) {
   return still(lease, word) && copy_out(to, copy, sizeof(copy));
 }
 
-SlotRing& ring_at(u32 place) { return reinterpret_cast<SlotRing*>(kSlotsBase + kRingHeadsOffset)[place]; }
-u64 ring_base(u32 place) { return kSlotsBase + kRingsOffset + place * kRingBytes; }
-
 // From that position of a ring, around its end.
 bool copy_from_ring(u64 to, u32 place, u64 at, u64 n) {
   at %= kRingBytes;
@@ -164,17 +158,20 @@ bool read_stream(SlotLease& lease, u64 word, u32 nr, const u64* a, i64& ret) {
 
 // A record of n bytes from the guest's `from` to that position of a ring, where it fits.
 bool put(u32 place, u64 at, u64 from, u64 n) {
-  const u64 ring = ring_base(place);
-  auto& record = *reinterpret_cast<RingRecord*>(ring + at % kRingBytes);
+  auto& record = *reinterpret_cast<RingRecord*>(ring_base(place) + at % kRingBytes);
   record.time = cycles();
   record.length = static_cast<u32>(n);
-  at = (at + sizeof(record)) % kRingBytes;
-  const u64 first = kRingBytes - at < n ? kRingBytes - at : n;
-  return copy_in(reinterpret_cast<void*>(ring + at), from, first) &&
-         copy_in(reinterpret_cast<void*>(ring), from + first, n - first);
+  return copy_into_ring(place, at + sizeof(record), from, n);
 }
 
 }  // namespace
+
+bool copy_into_ring(u32 place, u64 at, u64 from, u64 n) {
+  at %= kRingBytes;
+  const u64 first = kRingBytes - at < n ? kRingBytes - at : n;
+  return copy_in(reinterpret_cast<void*>(ring_base(place) + at), from, first) &&
+         copy_in(reinterpret_cast<void*>(ring_base(place)), from + first, n - first);
+}
 
 bool do_write(Context& ctx, u32 nr, i64& ret) {
   Slot& slot = *ctx.slot;
@@ -183,7 +180,9 @@ bool do_write(Context& ctx, u32 nr, i64& ret) {
   if (slot.positions == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
   if (fd >= kMaxLeases || n == 0 || n > kRingBytes || a[1] + n < a[1] || a[1] + n > kUserEnd) return false;
   if (nr == kNrSendto && ((static_cast<u32>(a[3]) & ~(kMsgDontwait | kMsgNosignal)) != 0 || a[4] != 0)) return false;
-  const u32 place = __atomic_load_n(&lease_of(fd).ring, __ATOMIC_ACQUIRE) - 1u;
+  const u16 to = __atomic_load_n(&lease_of(fd).ring, __ATOMIC_ACQUIRE);
+  if ((to & SlotLease::kOutbox) != 0) return post_write(ctx, lease_of(fd), to, IoVec{a[1], n}, ret);
+  const u32 place = to - 1u;
   if (place >= kRings) return false;
   SlotRing& ring = ring_at(place);
   u64 word = __atomic_load_n(&ring.word, __ATOMIC_ACQUIRE);

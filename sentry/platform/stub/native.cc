@@ -135,12 +135,14 @@ template <typename Call>
 i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
   Slot& slot = *ctx.slot;
   for (;;) {
-    __atomic_store_n(&slot.native_blocked, 1, __ATOMIC_RELAXED);
-    i64 ret = call();
-    __atomic_store_n(&slot.native_blocked, 0, __ATOMIC_RELAXED);
-    if (ret != -kEintr || __atomic_load_n(&slot.kick, __ATOMIC_ACQUIRE) == 0) {
+    // What was posted is sent before: as if a signal came at once that proves to be none.
+    if (!has_posted(ctx)) {
+      __atomic_store_n(&slot.native_blocked, 1, __ATOMIC_RELAXED);
+      i64 ret = call();
+      __atomic_store_n(&slot.native_blocked, 0, __ATOMIC_RELAXED);
       if (ret != -kEintr) return ret;
-      continue;  // a host signal that was no kick of ours: as if it had not come
+      // A host signal that was no kick of ours: as if it had not come.
+      if (__atomic_load_n(&slot.kick, __ATOMIC_ACQUIRE) == 0) continue;
     }
     if (ctx.seen) {
       ctx.interrupted = true;
@@ -154,6 +156,7 @@ i64 blocking(Context& ctx, bool restart_after_handler, Call call) {
     slot.ip = after;
     slot.sp = ctx.regs->rsp;
     note_registers(ctx);
+    ctx.priv->posted_at = 0;
     submit(slot, RequestKind::kSignalCheck);
     if (slot.command >= Command::kPoke) serve_inspection(slot, ctx.uc);
     if (slot.command == Command::kDeliver) {
@@ -311,7 +314,7 @@ bool do_futex(Context& ctx, i64& ret) {
     timeout = reinterpret_cast<u64>(&deadline);
   }
   // One that is to end at some time may have to end before.
-  if (bitset != 0 && timeout == 0 && futex_changes(slot, a[0], static_cast<u32>(a[2]))) {
+  if (bitset != 0 && timeout == 0 && !has_posted(ctx) && futex_changes(slot, a[0], static_cast<u32>(a[2]))) {
     ret = -kEagain;
     return true;
   }
@@ -631,6 +634,8 @@ bool tier0(Context& ctx, u32 nr, i64& ret) {
     case kNrIoctl: return do_file(ctx, nr, ret);
     case kNrWrite:
     case kNrSendto: return do_write(ctx, nr, ret);
+    case kNrWritev:
+    case kNrSendmsg: return do_writev(ctx, nr, ret);
     case kNrMmap: return do_mmap(ctx, ret);
     case kNrMunmap:
       if (touches_reserved(a[0], a[1])) {

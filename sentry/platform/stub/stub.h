@@ -52,6 +52,7 @@ struct Private {
   u8 have_fp;
   u8 stepping;  // a single step is under way
   u64 clear_tid;
+  u64 posted_at;  // cycles: the first write that was posted since the last request; 0: none was
 };
 static_assert(sizeof(Private) <= kPrivateBytes && __builtin_offsetof(Private, ret) == 48);  // P_RET in entry.S
 
@@ -144,8 +145,10 @@ inline i64 sys6(i64 nr, u64 a = 0, u64 b = 0, u64 c = 0, u64 d = 0, u64 e = 0, u
 enum Nr : u32 {
   kNrRead = 0,
   kNrWrite = 1,
+  kNrWritev = 20,
   kNrSendto = 44,
   kNrRecvfrom = 45,
+  kNrSendmsg = 46,
   kNrOpen = 2,
   kNrStat = 4,
   kNrFstat = 5,
@@ -313,6 +316,20 @@ void learn_error(const NameQuery& query, i64 ret);
 bool do_file(Context& ctx, u32 nr, i64& ret);
 // write and sendto to a pipe or socket that has a ring. False: the sentry's.
 bool do_write(Context& ctx, u32 nr, i64& ret);
+// n bytes of the guest's to that position of a ring, around its end. False: the guest's are not there.
+bool copy_into_ring(u32 place, u64 at, u64 from, u64 n);
+inline SlotLease& lease_of(u64 fd) { return reinterpret_cast<SlotLease*>(kSlotsBase + kLeasesOffset)[fd]; }
+inline SlotRing& ring_at(u32 place) { return reinterpret_cast<SlotRing*>(kSlotsBase + kRingHeadsOffset)[place]; }
+inline u64 ring_base(u32 place) { return kSlotsBase + kRingsOffset + place * kRingBytes; }
+constexpr u32 kMsgDontwait = 0x40, kMsgNosignal = 0x4000;
+// outbox.cc: a write, and writev and sendmsg, to a socket that may post; `to`: SlotLease::ring. False: the sentry's.
+struct IoVec {
+  u64 base, length;
+};
+bool post_write(Context& ctx, SlotLease& lease, u16 to, const IoVec& bytes, i64& ret);
+bool do_writev(Context& ctx, u32 nr, i64& ret);
+// The thread is about to sleep while something that it has posted may not be sent yet.
+inline bool has_posted(const Context& ctx) { return ctx.priv->posted_at != 0; }
 void note_shared(u64 addr, u64 length);
 void mm_lock();
 void mm_unlock();
