@@ -25,6 +25,8 @@
 #include "sentry/fiber/kernel_lock.h"
 #include "sentry/fiber/reactor.h"
 #include "sentry/fs/host/host_file.h"
+#include "sentry/net/inet_posts.h"
+#include "sentry/platform/outbox.h"
 #include "sentry/syscalls/table.h"
 #include "sentry/task/kernel.h"
 
@@ -119,6 +121,8 @@ void start_reaper(Sentry& sentry) {
 }
 
 [[noreturn]] void finish(i32 status) {
+  platform::Outbox::take_all_there_is();
+  net::InetPosts::drain(2000);
   control::drain_terminals(2000);
   fs::host::drain(2000);
   _exit(status);

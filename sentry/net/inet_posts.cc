@@ -1,10 +1,12 @@
 #include "sentry/net/inet_posts.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <list>
+#include <vector>
 
 #include "sentry/base/counters.h"
 #include "sentry/base/log.h"
@@ -16,12 +18,28 @@ namespace {
 COUNTER(kept, "net.posts_kept", "posted writes that the host had no room for");
 COUNTER(lingering, "net.lingering", "closed sockets kept until what was posted to them is sent");
 
+// Sends as much as there is room for. kNone: all; kAgain: the rest waits.
+Errno send_some(int fd, std::string& bytes) {
+  while (!bytes.empty()) {
+    const ssize_t sent = ::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) return errno == EINTR ? Errno::kAgain : last_errno();
+    bytes.erase(0, static_cast<size_t>(sent));
+  }
+  return Errno::kNone;
+}
+
+// Those with bytes that wait.
+std::vector<InetPosts*>& waiting_posts() {
+  static auto* all = new std::vector<InetPosts*>;
+  return *all;
+}
+
 // A socket that nobody has any more.
 class Lingering {
  public:
   Lingering(UniqueFd fd, std::string bytes) : fd_(std::move(fd)), bytes_(std::move(bytes)) {
     auto on_events = [this](u32 events) {
-      if ((events & (EPOLLERR | EPOLLHUP)) != 0 || flush()) end();
+      if ((events & (EPOLLERR | EPOLLHUP)) != 0 || send() != Errno::kAgain) end();
     };
     auto watched = watch_.watch(fd_.get(), EPOLLOUT, on_events);
     if (!watched) LOG_WARNING("cannot watch a socket that lingers: %s", errno_name(watched.error()));
@@ -31,19 +49,14 @@ class Lingering {
     all().back().at_ = std::prev(all().end());
   }
 
- private:
   static std::list<Lingering>& all() {
     static auto* list = new std::list<Lingering>;
     return *list;
   }
-  bool flush() {
-    while (!bytes_.empty()) {
-      const ssize_t sent = ::send(fd_.get(), bytes_.data(), bytes_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (sent < 0) return errno != EAGAIN && errno != EINTR;
-      bytes_.erase(0, static_cast<size_t>(sent));
-    }
-    return true;
-  }
+  Errno send() { return send_some(fd_.get(), bytes_); }
+  int fd() const { return fd_.get(); }
+
+ private:
   // Not in the course of the watch's own call.
   void end() {
     if (std::exchange(ended_, true)) return;
@@ -57,6 +70,8 @@ class Lingering {
 };
 
 }  // namespace
+
+InetPosts::~InetPosts() { std::erase(waiting_posts(), this); }
 
 bool InetPosts::wants_right() {
   if (right_ && right_->open()) return false;
@@ -94,27 +109,26 @@ bool InetPosts::send_posted(const std::array<std::span<const u8>, 2>& pieces) {
   size_t sent = full ? 0 : static_cast<size_t>(got);
   if (sent == pieces[0].size() + pieces[1].size()) return true;
   kept.add();
+  std::string rest;
   for (auto piece : pieces) {
     const size_t gone = std::min(sent, piece.size());
-    waiting_.append(reinterpret_cast<const char*>(piece.data()) + gone, piece.size() - gone);
+    rest.append(reinterpret_cast<const char*>(piece.data()) + gone, piece.size() - gone);
     sent -= gone;
   }
+  waiting_ = std::move(rest);
+  waiting_posts().push_back(this);
   // Until the host says that there is no room, it does not tell when there is.
   (void)flush();
   return false;
 }
 
 bool InetPosts::flush() {
-  while (!waiting_.empty()) {
-    const ssize_t sent = ::send(fd_, waiting_.data(), waiting_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent >= 0) {
-      waiting_.erase(0, static_cast<size_t>(sent));
-      continue;
-    }
-    if (errno == EAGAIN || errno == EINTR) return false;
-    if (errno != EPIPE) owed_ = last_errno();
-    waiting_.clear();
-  }
+  if (waiting_.empty()) return true;
+  const Errno error = send_some(fd_, waiting_);
+  if (error == Errno::kAgain) return false;
+  if (error != Errno::kNone && error != Errno::kPipe) owed_ = error;
+  waiting_.clear();
+  std::erase(waiting_posts(), this);
   if (std::exchange(shuts_, false)) (void)::shutdown(fd_, SHUT_WR);
   return true;
 }
@@ -126,6 +140,22 @@ void InetPosts::linger(UniqueFd fd) {
   if (::getsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &how, &n) == 0 && how.l_onoff != 0 && how.l_linger == 0) return;
   lingering.add();
   Lingering::keep(std::move(fd), std::move(waiting_));
+}
+
+void InetPosts::drain(int ms) {
+  for (const u64 end = fiber::now_ns() + static_cast<u64>(ms) * 1'000'000;;) {
+    std::vector<pollfd> full;
+    const std::vector<InetPosts*> waiting = waiting_posts();
+    for (InetPosts* posts : waiting) {
+      if (!posts->flush()) full.push_back({posts->fd_, POLLOUT, 0});
+    }
+    for (Lingering& one : Lingering::all()) {
+      if (one.send() == Errno::kAgain) full.push_back({one.fd(), POLLOUT, 0});
+    }
+    const u64 now = fiber::now_ns();
+    if (full.empty() || now >= end) return;
+    if (::poll(full.data(), full.size(), static_cast<int>((end - now) / 1'000'000) + 1) < 0 && errno != EINTR) return;
+  }
 }
 
 }  // namespace sbx::net

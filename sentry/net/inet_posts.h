@@ -16,6 +16,9 @@ class InetPosts final : public platform::Poster {
  public:
   // host_fd: borrowed.
   explicit InetPosts(int host_fd) : fd_(host_fd) {}
+  ~InetPosts() override;
+  InetPosts(const InetPosts&) = delete;
+  InetPosts& operator=(const InetPosts&) = delete;
   // Whether to ask for the right to post, after a write.
   bool wants_right();
   void got_right(RefPtr<platform::PostRight> right) { right_ = std::move(right); }
@@ -37,6 +40,9 @@ class InetPosts final : public platform::Poster {
   bool shut() const { return shuts_; }
   // The socket is closed with bytes waiting: its descriptor is kept until they are sent, as the host would.
   void linger(UniqueFd fd);
+
+  // Before the sandbox ends, with the kernel lock: waits until all is sent that waits anywhere, for so long at most.
+  static void drain(int ms);
 
  private:
   int fd_;

@@ -123,7 +123,10 @@ class UnixSocket final : public Socket {
   vfs::Path bound_path_;
 
   // Streams: what of the inbox is with processes. Whoever looks at the inbox settles it first.
-  platform::LentStream lent_;
+  platform::LentStream lent_{[this] {
+    settle();
+    return !queue_.empty();
+  }};
   std::deque<Message> inbox_;
   size_t inbox_charge_ = 0, inbox_bytes_ = 0;
   UnixSocket* peer_ = nullptr;

@@ -257,13 +257,14 @@ Result<size_t> UnixSocket::receive_stream(ReceiveRequest& request) {
 void UnixSocket::settle_lent() {
   if (const size_t taken = lent_.take_back(); taken > 0) consume(taken);
   const size_t send_buffer = peer_ != nullptr ? peer_->send_buffer_ : send_buffer_;
-  lent_.collect([&](const u8* bytes, size_t n) {
+  const bool news = lent_.collect([&](const u8* bytes, size_t n) {
     vfs::KernelSource source(bytes, n);
     std::vector<RefPtr<vfs::File>> none;
     // There was room when they were written: they count, but none is refused.
     auto added = append(source, none, kUnknown, SIZE_MAX);
     return added && *added == n;
   });
+  if (news && !queue_.empty()) queue_.wake_all();
   const size_t room = room_for(send_buffer);
   lent_.allow(room > 2 * kMessageOverhead ? room - 2 * kMessageOverhead : 0);
 }
@@ -275,7 +276,8 @@ void UnixSocket::end_lent() {
 
 // Who joins is to hear of what comes, and of room in the other's inbox.
 fiber::WaitQueue* UnixSocket::wait_queue() {
-  end_lent();
+  lent_.await();
+  settle();
   if (peer_ != nullptr) peer_->settle();
   return &queue_;
 }
@@ -303,7 +305,7 @@ platform::LentStream* UnixSocket::lent_writes() {
   UnixSocket& to = *peer_;
   const bool unsaid = !pass_credentials_ && !to.pass_credentials_ && to.accepted_ && accepted_;
   const bool open = error_ == Errno::kNone && (shut_ & kNoSend) == 0 && (to.shut_ & kNoReceive) == 0;
-  return unsaid && open && to.queue_.empty() ? &to.lent_ : nullptr;
+  return unsaid && open ? &to.lent_ : nullptr;
 }
 
 size_t UnixSocket::peek_bytes(u8* to, size_t most) {
@@ -320,6 +322,7 @@ size_t UnixSocket::peek_bytes(u8* to, size_t most) {
 
 void UnixSocket::room_lent(RefPtr<platform::WriteRing> ring) {
   peer_->lent_.room_lent(std::move(ring));
+  if (!peer_->queue_.empty()) peer_->lent_.await();
   peer_->settle();
 }
 

@@ -155,7 +155,7 @@ void GuestThreadImpl::finish(Command command, i64 ret) {
   for (u32 i = 0; i < count; ++i) s.out[i] = out_[i];
   out_used_ = 0;
   if (returns && entry_.kind == EntryKind::kSyscall) count |= file_orders();
-  if (host_->process->area->outbox) host_->process->area->outbox->call_ends(*host_->process);
+  if (host_->process->area->outbox) host_->process->area->outbox->call_ends();
   host_->reply(command, ret, count);
 }
 

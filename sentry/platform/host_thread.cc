@@ -98,6 +98,7 @@ int SlotArea::take() {
 
 Process::~Process() {
   kill();
+  if (area && area->outbox) area->outbox->ends(*this);
   if (host_pid_ != 0) {
     auto it = platform.by_pid.find(host_pid_);
     if (it != platform.by_pid.end() && it->second == this) platform.by_pid.erase(it);

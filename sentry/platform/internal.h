@@ -79,6 +79,7 @@ class SlotArea : public RefCounted {
     if (place < kOwnPlaces) places_of(place) |= 1u << place % 32;
   }
   Posts& posts() const { return *reinterpret_cast<Posts*>(base_ + kPostsOffset); }
+  OutboxHead& outbox_head() const { return *reinterpret_cast<OutboxHead*>(base_ + kOutboxOffset); }
   PostBox* post_box = nullptr;     // the one that is open
   std::unique_ptr<Outbox> outbox;  // null: nothing was posted yet
   u32 closable = 0;                // descriptors that the stub may close, or has
@@ -362,6 +363,8 @@ class PlatformImpl final : public Platform {
  public:
   explicit PlatformImpl(const PlatformOptions& options) : options(options) {}
   ~PlatformImpl() override;
+  // Guest threads that run, or would if they were let, take all processors.
+  bool is_crowded() const;
   HostResult<void> start();
 
   std::unique_ptr<GuestThread> new_thread() override { return std::make_unique<GuestThreadImpl>(*this); }

@@ -250,15 +250,20 @@ static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxL
 // A ring that takes what the process writes, as records: who writes claims it (kClosed, for a moment), puts one there
 // and gives it back with the position behind it.
 struct alignas(64) SlotRing {
-  u64 word;  // as SlotLease::word
-  u64 end;   // sentry: the position may be moved as far as this
-  u32 fd;    // the descriptor it is for, or kAnyFd
+  u64 word;   // as SlotLease::word
+  u64 end;    // sentry: the position may be moved as far as this
+  u32 fd;     // the descriptor it is for, or kAnyFd
+  u32 posts;  // sentry: somebody waits for what is written: it goes by the rules of an outbox (outbox.h)
   static constexpr u32 kAnyFd = ~0u;
 };
 // An outbox (outbox.h): so many bytes are posted at once, and nothing when the first has waited for so many cycles (a
 // tenth of a millisecond, about).
 constexpr u32 kMostPosted = 16 * 1024;
 constexpr u64 kLongPosted = 1 << 18;
+struct alignas(64) OutboxHead {
+  u32 posted;  // stub: there is something that the sentry has not seen
+};
+constexpr u64 kOutboxOffset = kRingHeadsOffset + kRings * sizeof(SlotRing);
 // Each begins at a multiple of its size; the bytes follow, around the end of the ring.
 struct RingRecord {
   u64 time;  // stamp counter: what was written earlier is in front, whoever wrote it
@@ -267,7 +272,7 @@ struct RingRecord {
 constexpr u64 ring_record_bytes(u64 length) {
   return (sizeof(RingRecord) + length + sizeof(RingRecord) - 1) / sizeof(RingRecord) * sizeof(RingRecord);
 }
-static_assert(kRingHeadsOffset + kRings * sizeof(SlotRing) <= kLeasesOffset + kSlotBytes);
+static_assert(kOutboxOffset + sizeof(OutboxHead) <= kLeasesOffset + kSlotBytes);
 // A tenth of a second, about. Others may write the file from outside.
 constexpr u64 kIsSure = 1ull << 28;
 

@@ -11,11 +11,15 @@
 //    each time.
 // A write that had not ended when the right went comes in, as if it had not begun.
 //
+// Rings of pipes and of sockets within the sandbox go by the same rules while somebody waits for what is written: but
+// whoever looks at such a pipe takes what is there, so that only he who sleeps gets it later.
+//
 // What a process can do with an outbox is what write(2) can do: the bytes are its own, their count is bounded here, and
 // they go where its descriptor leads.
 #pragma once
 #include <array>
 #include <span>
+#include <vector>
 
 #include "sentry/base/ref.h"
 #include "sentry/base/types.h"
@@ -63,35 +67,56 @@ class PostRight final : public RefCounted {
 // Kernel lock.
 class Outbox {
  public:
-  Outbox(SlotArea& area, RefPtr<WriteRing> ring);
+  Outbox(SlotArea& area, Process& process);
   ~Outbox();
   Outbox(const Outbox&) = delete;
   Outbox& operator=(const Outbox&) = delete;
   // A thread of the process has come in.
   void call_begins() {
-    if (rights_open_ != 0) (void)send_all();
+    if (posts() && __atomic_load_n(&head().posted, __ATOMIC_ACQUIRE) != 0) take_all();
   }
   // It is about to go on: how long it does that is watched.
-  void call_ends(Process& process) {
+  void call_ends() {
     ++calls_;
-    if (rights_open_ != 0 && !watched_) watch(process);
+    if (posts()) watch();
   }
+  void ends(const Process& process) {
+    if (process_ == &process) process_ = nullptr;
+  }
+  // A ring for whose bytes somebody waits; nobody any more.
+  void add(WriteRing& ring);
+  void remove(WriteRing& ring) { std::erase(rings_, &ring); }
+  // What all processes have posted, before the sandbox ends.
+  static void take_all_there_is();
   // Whether it is to be given a right now.
   bool gives_right() { return passes_ == 0 || --passes_ == 0; }
+  // Of many threads each comes in soon after another has written: nothing would be gained.
+  bool takes_rings() const;
   // At the end of its time: whether there is anything to watch further.
-  bool look_after(const Process& process);
+  bool look_after();
 
  private:
   friend class PostRight;
+  friend class GuestThreadImpl;
+  bool posts() const { return rights_open_ != 0 || !rings_.empty(); }
+  OutboxHead& head() const;
+  // False: there is no memory for it.
+  bool make_ring();
   void add(PostRight& right);
   void remove(PostRight& right);
-  // How many there were.
-  size_t send_all();
+  void take_all();
+  void send_all();
+  void deliver_all();
+  void count(size_t writes);
+  bool is_late();
+  void was_late();
   void end_all();
-  void watch(Process& process);
+  void watch();
 
   SlotArea& area_;
-  RefPtr<WriteRing> ring_;
+  Process* process_;        // null: it has ended
+  RefPtr<WriteRing> ring_;  // null: no socket's writes were posted yet
+  std::vector<WriteRing*> rings_;
   std::array<PostRight*, kMaxLeases> rights_{};
   u32 rights_open_ = 0;
   bool sending_ = false, watched_ = false;

@@ -175,6 +175,14 @@ void PlatformImpl::count_cpus() {
   cpus_ = options.spin && known ? static_cast<u32>(CPU_COUNT(&cpu_set_)) : 1;
 }
 
+bool PlatformImpl::is_crowded() const {
+  auto runs = [](const auto& one) {
+    const HostThread& thread = *one.second;
+    return thread.where == Where::kNative && __atomic_load_n(&thread.slot().native_blocked, __ATOMIC_RELAXED) == 0;
+  };
+  return std::count_if(by_tid.begin(), by_tid.end(), runs) >= static_cast<i64>(std::max(cpus_, 1u));
+}
+
 void PlatformImpl::tell_of_room() {
   constexpr u32 kNoGuests = 3;  // the template and a zygote; and of a program's threads often one waits for all others
   if (cpus_ == 0) count_cpus();

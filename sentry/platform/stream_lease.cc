@@ -57,6 +57,7 @@ void WriteRing::begin(u32 fd) {
   SlotRing& ring = area_->ring(place_);
   area_->free_rings &= ~(1u << place_);
   ring.fd = fd;
+  ring.posts = 0;
   ring.end = 0;
   __atomic_store_n(&ring.word, fresh_word(*area_), __ATOMIC_RELEASE);
 }
@@ -66,14 +67,33 @@ WriteRing::~WriteRing() {
   area_->free_rings |= 1u << place_;
 }
 
-void WriteRing::close() {
+void WriteRing::close(bool quietly) {
   if (!open_) return;
+  LentStream* waited_for = waited_for_;
+  nobody_waits();
   // From here on a write that has not ended comes in, as if it had not begun.
   const u64 word = __atomic_exchange_n(&area_->ring(place_).word, 0, __ATOMIC_SEQ_CST);
   last_ = position_in(word);
   open_ = false;
   std::erase(open_rings(), this);
   ring_bytes.add(before_ + last_);
+  if (waited_for != nullptr && !quietly) (void)waited_for->deliver_();
+}
+
+bool WriteRing::post_to(LentStream& stream) {
+  if (!open_ || waited_for_ != nullptr) return true;
+  if (!area_->outbox || !area_->outbox->takes_rings() || !area_->outbox->gives_right()) return false;
+  waited_for_ = &stream;
+  area_->outbox->add(*this);
+  __atomic_store_n(&area_->ring(place_).posts, 1u, __ATOMIC_SEQ_CST);
+  return true;
+}
+
+void WriteRing::nobody_waits() {
+  if (waited_for_ == nullptr) return;
+  waited_for_ = nullptr;
+  __atomic_store_n(&area_->ring(place_).posts, 0u, __ATOMIC_RELAXED);
+  area_->outbox->remove(*this);
 }
 
 void WriteRing::close_all() {
@@ -152,13 +172,28 @@ void WriteRing::rewind() {
 
 void WriteRing::allow(size_t more) {
   if (!open_ || more == 0) return;
-  if (taken_ > SlotLease::kMostLent) return close();
+  if (taken_ > SlotLease::kMostLent) return close(true);
   end_ = std::max(end_, std::min(end_ + more, taken_ + kRingBytes));
   __atomic_store_n(&area_->ring(place_).end, end_, __ATOMIC_RELEASE);
 }
 
+LentStream::~LentStream() {
+  for (const auto& ring : rings_) ring->close(true);
+}
+
 void LentStream::end() {
-  for (const auto& ring : rings_) ring->close();
+  bool waits = false;
+  for (const auto& ring : rings_) {
+    waits |= ring->waited_for();
+    ring->close(true);
+  }
+  if (waits) (void)deliver_();
+}
+
+void LentStream::await() {
+  for (const auto& ring : rings_) {
+    if (!ring->post_to(*this)) ring->close(true);
+  }
 }
 
 size_t LentStream::take_back() {
@@ -178,10 +213,11 @@ size_t LentStream::take_back() {
   return taken;
 }
 
-void LentStream::collect(const Add& add) {
+bool LentStream::collect(const Add& add) {
   // Of one ring the order is that of its records.
   const u64 now = rings_.size() > 1 ? __rdtsc() : ~0ull;
   for (const auto& ring : rings_) ring->look();
+  bool any = false;
   for (;;) {
     WriteRing* next = nullptr;
     u64 earliest = ~0ull, time = 0;
@@ -197,8 +233,9 @@ void LentStream::collect(const Add& add) {
     std::array<std::span<const u8>, 2> pieces;
     next->bytes(pieces);
     for (std::span<const u8> piece : pieces) {
-      if (!piece.empty() && !add(piece.data(), piece.size())) return;
+      if (!piece.empty() && !add(piece.data(), piece.size())) return any;
     }
+    any = true;
     next->consume();
   }
   std::erase_if(rings_, [&](const RefPtr<WriteRing>& ring) {
@@ -210,6 +247,7 @@ void LentStream::collect(const Add& add) {
     writes_.came_back(ring->total() >= kUsed);
     return true;
   });
+  return any;
 }
 
 bool LentStream::lends_room() { return rings_.size() < (one_clock() ? kMostRings : 1) && writes_.tries(); }
@@ -221,8 +259,10 @@ size_t LentStream::claim() const {
 }
 
 void LentStream::allow(size_t room) {
-  const size_t claimed = claim(), share = room / (rings_.size() + 1);
-  size_t left = room > claimed ? room - claimed : 0;
+  if (rings_.empty()) return;
+  // Some of it is left to those who have no ring, or they would take them all away.
+  const size_t claimed = claim(), lendable = room / 4 * 3, share = room / 2 / rings_.size();
+  size_t left = lendable > claimed ? lendable - claimed : 0;
   for (const auto& ring : rings_) {
     const size_t before = ring->claim();
     if (before < share) ring->allow(std::min(left, share - before));
@@ -235,6 +275,7 @@ RefPtr<WriteRing> GuestThreadImpl::lend_room(int fd, u64 table) {
   if (!area || area->free_rings == 0) return nullptr;
   const auto place = static_cast<u32>(std::countr_zero(area->free_rings));
   host_->slot().positions = 1;
+  if (!area->outbox) area->outbox = std::make_unique<Outbox>(*area, *host_->process);
   return make_ref<WriteRing>(std::move(area), place, fd);
 }
 

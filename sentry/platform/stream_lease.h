@@ -2,8 +2,9 @@
 //
 // Writing: a process has a ring of shared memory for a descriptor. Its stub puts there what is written, as long as it
 // fits, and the call is done: the bytes are the sentry's when it looks. Whoever looks at the pipe takes them first, so
-// nobody sees a pipe without them; nobody waits for them, as who is about to wait ends that first (LentStream::end),
-// and there is no ring while somebody waits.
+// nobody sees a pipe without them. While somebody waits for them they go by the rules of what is posted (outbox.h):
+// the process comes in soon, and then they are delivered. Who waits for anything else ends that first
+// (LentStream::end).
 //
 // What several processes write keeps its order, although each has its own ring: each write has the time it began, and
 // all that is in any ring goes by that, up to the time the sentry began to look. Two writes of which the one began
@@ -25,6 +26,8 @@
 
 namespace sbx::platform {
 
+class LentStream;
+
 // Kernel lock.
 class WriteRing final : public RefCounted {
  public:
@@ -32,8 +35,11 @@ class WriteRing final : public RefCounted {
   // The ring of an outbox, which is the area's.
   WriteRing(SlotArea& area, u32 place);
   bool open() const { return open_; }
-  // Nothing more is written; what is there can still be taken.
-  void close();
+  // Nothing more is written; what is there can still be taken. Who waits for it gets it, unless `quietly`.
+  void close(bool quietly = false);
+  // Somebody waits for what is written: `stream` gets it. False: he cannot be served like that.
+  bool post_to(LentStream& stream);
+  void nobody_waits();
   static void close_all();
 
   // Looks at what is there now. Then, of that, the oldest record: when it was written, and its bytes, in two pieces if
@@ -46,6 +52,7 @@ class WriteRing final : public RefCounted {
   u32 descriptor() const;
   // All up to that position, if the process says the truth.
   void consume_to(u64 position);
+  bool waited_for() const { return waited_for_ != nullptr; }
   bool all_taken() const { return taken_ == seen_; }
   // All was taken: what comes next begins at the start of the memory again, which is at hand.
   void rewind();
@@ -63,6 +70,7 @@ class WriteRing final : public RefCounted {
 
  private:
   friend class GuestThreadImpl;
+  friend class Outbox;
   ~WriteRing() override;
   u64 written() const;
   u64 position_in(u64 word) const;
@@ -71,6 +79,7 @@ class WriteRing final : public RefCounted {
   SlotArea* const area_;
   u32 place_;
   bool open_ = true;
+  LentStream* waited_for_ = nullptr;  // it is one of the outbox's
   // Positions: what was taken, what there was at the last look, as far as may be written.
   u64 taken_ = 0, seen_ = 0, end_ = 0;
   u64 last_ = 0;    // closed: where it ends
@@ -98,14 +107,21 @@ class LentStream {
  public:
   // Takes n bytes. False: there is no memory for them; they stay where they are.
   using Add = std::function<bool(const u8* from, size_t n)>;
-  ~LentStream() { end(); }
+  // Takes what was written, which wakes who waits for it; whether there is anybody.
+  using Deliver = std::function<bool()>;
+  explicit LentStream(Deliver deliver) : deliver_(std::move(deliver)) {}
+  ~LentStream();
+  LentStream(const LentStream&) = delete;
+  LentStream& operator=(const LentStream&) = delete;
   bool any() const { return lent_ || !rings_.empty(); }
-  // Somebody is about to wait: nobody writes by himself from here on. What was written is still to be taken.
+  // Nobody writes by himself from here on. What was written is still to be taken.
   void end();
+  // The same for somebody who waits for bytes, if he cannot be told soon of what is written.
+  void await();
   // Bytes that were taken: once each. Those that were not are nobody's any more.
   size_t take_back();
-  // All bytes that were written.
-  void collect(const Add& add);
+  // All bytes that were written. True: there were some, and who waits for them is to be woken.
+  bool collect(const Add& add);
   // There is room for so many bytes, now that all were collected.
   void allow(size_t room);
   // Room that is somebody's already.
@@ -125,7 +141,10 @@ class LentStream {
   void room_lent(RefPtr<WriteRing> ring) { rings_.push_back(std::move(ring)); }
 
  private:
+  friend class Outbox;
+  friend class WriteRing;
   static constexpr size_t kMostRings = 32;
+  const Deliver deliver_;
   RefPtr<FileLease> lent_;
   bool own_ = false;  // the position in the first ring, whose records the process takes itself
   std::vector<RefPtr<WriteRing>> rings_;

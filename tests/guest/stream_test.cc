@@ -431,3 +431,185 @@ TEST(streams, bad_memory) {
     CHECK_EQ(get(e.from), 7);
   });
 }
+
+// ---- a reader that sleeps, and a writer that does anything but write on ----
+
+namespace {
+
+// Computes without a call until the reader has had that.
+void compute_until(const Word& word, int value) {
+  for (int64_t end = now_ms() + 10000; word.load() < value;) CHECK(now_ms() < end);
+}
+
+// How a reader sleeps: read(2), poll(2), epoll_wait(2).
+void sleep_for(int how, int fd) {
+  if (how == 1) {
+    pollfd p{fd, POLLIN, 0};
+    CHECK_EQ(poll(&p, 1, 10000), 1);
+  } else if (how == 2) {
+    static int epoll = -1;
+    if (epoll < 0) {
+      epoll = OK(epoll_create1(0));
+      epoll_event e{EPOLLIN | EPOLLET, {}};
+      OK(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e));
+    }
+    epoll_event e;
+    CHECK_EQ(epoll_wait(epoll, &e, 1, 10000), 1);
+  }
+}
+
+// A process that reads what comes and says how much it got.
+pid_t reader(Ends e, int how, Word& got, int count) {
+  return spawn([&, how, count] {
+    if (e.to != e.from) close(e.to);
+    for (int i = 0; i < count; i++) {
+      sleep_for(how, e.from);
+      CHECK_EQ(get(e.from), i);
+      got.store(i + 1);
+    }
+    int more;
+    sleep_for(how, e.from);
+    CHECK_EQ(read(e.from, &more, sizeof more), 0);
+    return 0;
+  });
+}
+
+}  // namespace
+
+TEST(streams, sleeping_readers_are_told) {
+  for (int how = 0; how < 3; how++) {
+    int p[2];
+    for (int kind = 0; kind < 2; kind++) {
+      OK(kind == 0 ? pipe(p) : socketpair(AF_UNIX, SOCK_STREAM, 0, p));
+      auto& got = shared<Word>();
+      constexpr int kCount = 90;
+      pid_t child = reader({p[0], p[1]}, how, got, kCount);
+      close(p[0]);
+      for (int i = 0; i < kCount; i++) {
+        if (i % 9 == 0) sleep_ms(2);
+        put(p[1], i);
+        switch (i / 10 % 3) {
+          case 0: compute_until(got, i + 1); break;
+          case 1:
+            for (int64_t end = now_ms() + 10000; got.load() < i + 1; usleep(50)) CHECK(now_ms() < end);
+            break;
+          default:
+            while (got.load() < i + 1) {
+              timespec t{0, 1000000};
+              syscall(SYS_futex, &got, 0 /* FUTEX_WAIT */, i, &t, nullptr, 0);
+            }
+        }
+      }
+      close(p[1]);
+      WAIT_OK(child);
+    }
+  }
+}
+
+TEST(streams, sleeping_readers_get_the_last) {
+  for (int way = 0; way < 5; way++) {
+    for (int kind = 0; kind < 2; kind++) {
+      int p[2];
+      OK(kind == 0 ? pipe(p) : socketpair(AF_UNIX, SOCK_STREAM, 0, p));
+      auto& got = shared<Word>();
+      auto& word = shared<Word>();
+      pid_t child = reader({p[0], p[1]}, 0, got, 21);
+      pid_t writer = spawn([&]() -> int {
+        close(p[0]);
+        for (int i = 0; i < 20; i++) {
+          put(p[1], i);
+          compute_until(got, i + 1);
+        }
+        sleep_ms(2);
+        put(p[1], 20);
+        switch (way) {
+          case 0: _exit(0);
+          case 1:
+            close(p[1]);
+            compute_until(word, 1);
+            return 0;
+          case 2:
+            dup2(2, p[1]);
+            compute_until(word, 1);
+            return 0;
+          case 3:
+            fcntl(p[1], F_SETFD, FD_CLOEXEC);
+            execl(self(), "guest_tests", "--helper", "exit", "0", nullptr);
+            return 1;
+          default:
+            word.store(1);
+            compute_until(word, 2);
+            return 0;
+        }
+      });
+      close(p[0]);
+      close(p[1]);
+      if (way == 4) {
+        wait_for(word, 1);
+        kill(writer, SIGKILL);
+      }
+      WAIT_OK(child);
+      CHECK_EQ(got.load(), 21);
+      word.store(2);
+      const int status = wait_status(writer);
+      CHECK_EQ(status, way == 4 ? SIGKILL : 0);
+    }
+  }
+}
+
+// Somebody else looks at the pipe first, and takes nothing.
+TEST(streams, sleeping_readers_and_others_who_look) {
+  for (int kind = 0; kind < 2; kind++) {
+    int p[2];
+    OK(kind == 0 ? pipe(p) : socketpair(AF_UNIX, SOCK_STREAM, 0, p));
+    auto& got = shared<Word>();
+    auto& end = shared<Word>();
+    constexpr int kCount = 300;
+    pid_t other = spawn([&] {
+      close(p[1]);
+      while (end.load() == 0) CHECK(waiting(p[0]) >= 0);
+      return 0;
+    });
+    pid_t child = reader({p[0], p[1]}, 0, got, kCount);
+    for (int i = 0; i < kCount; i++) {
+      put(p[1], i);
+      compute_until(got, i + 1);
+    }
+    end.store(1);
+    WAIT_OK(other);
+    close(p[0]);
+    close(p[1]);
+    WAIT_OK(child);
+  }
+}
+
+// Several write, one sleeps: the order of each, and nothing is lost.
+TEST(streams, sleeping_reader_of_many) {
+  each_kind([](Ends e) {
+    constexpr int kWriters = 5, kEach = 2000;
+    auto& step = shared<Word>();
+    pid_t writers[kWriters];
+    for (int w = 0; w < kWriters; w++) {
+      writers[w] = spawn([&, w] {
+        close(e.from);
+        for (int i = 0; i < kEach; i++) {
+          put(e.to, w * 100000 + i);
+          if (i % 100 == 0) usleep(300);
+          if (i % 70 == 0) compute_until(step, 0);
+        }
+        return 0;
+      });
+    }
+    close(e.to);
+    int seen[kWriters] = {};
+    for (int n = 0; n < kWriters * kEach; n++) {
+      const int value = get(e.from), w = value / 100000;
+      CHECK(w >= 0 && w < kWriters);
+      CHECK_EQ(value % 100000, seen[w]);
+      ++seen[w];
+    }
+    int more;
+    CHECK_EQ(read(e.from, &more, sizeof more), 0);
+    for (pid_t writer : writers) WAIT_OK(writer);
+  });
+}

@@ -204,6 +204,7 @@ def ends(group):
     process = subprocess.Popen([*group.runtime.command, "run", "--bundle", group.runtime.bundle, container],
                                stdin=subprocess.DEVNULL)
     until("start", lambda: (group.state(container) or {}).get("status") == "running")
+    time.sleep(0.5)  # its runtime hears of the start a little later than we do, and says so if it cannot any more
     group.call("kill", group.first, "KILL")
     expect("its exit status", process.wait(30), 137)
     until("the first one's end", lambda: group.status(group.first) == "stopped")

@@ -108,6 +108,7 @@ static void* scribble(void* arg) {
     // What is written to pipes and sockets: how far, by whom, and the lengths and times of it.
     r = next(&s);
     *(volatile uint64_t*)(kSlots + 2047 * kSlotBytes + 60 * 1024 + (r % 4) * 64 + (r >> 8) % 3 * 8) = value(&s);
+    *(volatile uint32_t*)(kSlots + 2047 * kSlotBytes + 62 * 1024) = (uint32_t)(r >> 32 & 1);
     *(volatile uint64_t*)(kSlots + (2014 + r % 4) * kSlotBytes + (r >> 16) % 512 * 8) = value(&s);
   }
   return NULL;
@@ -138,7 +139,28 @@ static void* honest_calls(void* arg) {
   uint64_t s = (uint64_t)arg;
   char buf[4096];
   while (!over) {
-    switch (next(&s) % 11) {
+    switch (next(&s) % 12) {
+      case 11: {
+        // A reader that sleeps for each write.
+        int p[2];
+        if (pipe(p) != 0) break;
+        pid_t pid = fork();
+        if (pid == 0) {
+          close(p[1]);
+          while (read(p[0], buf, sizeof buf) > 0) {
+          }
+          _exit(0);
+        }
+        close(p[0]);
+        fcntl(p[1], F_SETFL, O_NONBLOCK);
+        for (int i = 0; i < 60; i++) {
+          (void)!write(p[1], buf, 1 + next(&s) % 300);
+          if (i % 8 == 0) sched_yield();
+        }
+        close(p[1]);
+        waitpid(pid, NULL, WNOHANG);
+        break;
+      }
       case 10: {
         int p[2], q[2];
         if (pipe2(p, O_NONBLOCK) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, q) != 0) break;
@@ -179,8 +201,9 @@ static void* honest_calls(void* arg) {
             connect(c, (void*)&a, n) == 0) {
           int fd = accept(l, NULL, NULL);
           epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
-          for (int i = 0; i < 8; i++) {
-            (void)!write(c, buf, 1 + next(&s) % sizeof buf);
+          for (int i = 0; i < 32; i++) {
+            (void)!send(c, buf, 1 + next(&s) % sizeof buf, MSG_DONTWAIT);
+            if (i % 3 == 0) (void)!send(fd, buf, 1 + next(&s) % 20, MSG_DONTWAIT);
             epoll_wait(ep, out, 4, 0);
             (void)!recv(fd, buf, next(&s) % 100, MSG_DONTWAIT);
             (void)!recv(fd, buf, sizeof buf, MSG_DONTWAIT);

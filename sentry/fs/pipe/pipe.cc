@@ -50,11 +50,12 @@ Result<u64> Pipe::resize(u64 bytes, bool privileged) {
 
 void Pipe::settle() {
   if (const size_t taken = lent.take_back(); taken > 0) buffer_.consume(taken);
-  lent.collect([this](const u8* from, size_t n) {
+  const bool news = lent.collect([this](const u8* from, size_t n) {
     vfs::KernelSource source(from, n);
     auto added = buffer_.write(source, n);
     return added && *added == n;
   });
+  if (news) wake_readers();
   lent.allow(buffer_.free_space());
 }
 
@@ -143,7 +144,10 @@ u32 PipeFile::readiness() {
 
 // Who joins is to hear of what comes and goes from here on.
 fiber::WaitQueue* PipeFile::wait_queue() {
-  pipe_->lent.end();
+  if (readable() && !writable())
+    pipe_->lent.await();
+  else
+    pipe_->lent.end();
   (void)pipe_->content();
   return readable() ? &pipe_->read_queue : &pipe_->write_queue;
 }
@@ -160,16 +164,16 @@ platform::LentStream* PipeFile::lent_reads() {
   return waited_for ? nullptr : &pipe_->lent;
 }
 
-// Nobody waits for bytes, and somebody is there to read them.
+// Somebody is there to read them.
 platform::LentStream* PipeFile::lent_writes() {
-  const bool waited_for = !pipe_->read_queue.empty();
-  return waited_for || pipe_->readers == 0 || (flags() & O_DIRECT) != 0 ? nullptr : &pipe_->lent;
+  return pipe_->both_ways > 0 || pipe_->readers == 0 || (flags() & O_DIRECT) != 0 ? nullptr : &pipe_->lent;
 }
 
 size_t PipeFile::peek_bytes(u8* to, size_t most) { return pipe_->content().copy_plain(to, most); }
 
 void PipeFile::room_lent(RefPtr<platform::WriteRing> ring) {
   pipe_->lent.room_lent(std::move(ring));
+  if (!pipe_->read_queue.empty()) pipe_->lent.await();
   (void)pipe_->content();
 }
 

@@ -20,7 +20,10 @@ class Pipe final : public RefCounted {
     if (lent.any()) make_room(n);
     return buffer_;
   }
-  platform::LentStream lent;
+  platform::LentStream lent{[this] {
+    (void)content();
+    return !read_queue.empty();
+  }};
   u32 readers = 0, writers = 0;
   // How many ends were ever opened: FIFO opens wait for these to move, and a reader that was there before the first
   // writer sees no POLLHUP (fs/pipe.c, f_version).

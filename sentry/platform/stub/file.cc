@@ -157,9 +157,9 @@ bool read_stream(SlotLease& lease, u64 word, u32 nr, const u64* a, i64& ret) {
 }
 
 // A record of n bytes from the guest's `from` to that position of a ring, where it fits.
-bool put(u32 place, u64 at, u64 from, u64 n) {
+bool put(u32 place, u64 at, u64 from, u64 n, u64 time) {
   auto& record = *reinterpret_cast<RingRecord*>(ring_base(place) + at % kRingBytes);
-  record.time = cycles();
+  record.time = time;
   record.length = static_cast<u32>(n);
   return copy_into_ring(place, at + sizeof(record), from, n);
 }
@@ -188,14 +188,17 @@ bool do_write(Context& ctx, u32 nr, i64& ret) {
   u64 word = __atomic_load_n(&ring.word, __ATOMIC_ACQUIRE);
   if ((word & SlotLease::kLent) == 0 || (word & SlotLease::kClosed) != 0 || ring.fd != fd) return false;
   const u64 at = word & SlotLease::kPosition, end = __atomic_load_n(&ring.end, __ATOMIC_ACQUIRE);
-  const u64 next = at + ring_record_bytes(n);
+  const u64 next = at + ring_record_bytes(n), time = cycles();
+  if (posted_long_ago(ctx, time)) return false;
   if (end < next || at % sizeof(RingRecord) != 0) return false;
   // Nobody else writes meanwhile: another thread comes in, and the sentry takes the ring away from both.
   u64 claimed = word | SlotLease::kClosed;
   if (!__atomic_compare_exchange_n(&ring.word, &word, claimed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return false;
-  const bool done = put(place, at, a[1], n);
+  const bool done = put(place, at, a[1], n, time);
   const u64 back = done ? word - at + next : word;
   if (!__atomic_compare_exchange_n(&ring.word, &claimed, back, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return false;
+  // Who begins to wait says so, and then looks.
+  if (done && __atomic_load_n(&ring.posts, __ATOMIC_SEQ_CST) != 0) note_posted(ctx, time);
   ret = static_cast<i64>(n);
   return done;
 }

@@ -26,8 +26,7 @@ bool post(Context& ctx, SlotLease& lease, u16 to, const IoVec* vecs, u64 count, 
   const u32 place = (to & ~SlotLease::kOutbox) - 1u;
   if (place >= kRings || total == 0 || total > __atomic_load_n(&lease.may_post, __ATOMIC_ACQUIRE)) return false;
   const u64 time = cycles();
-  // Others wait for what was written first.
-  if (ctx.priv->posted_at != 0 && time - ctx.priv->posted_at > kLongPosted) return false;
+  if (posted_long_ago(ctx, time)) return false;
   SlotRing& ring = ring_at(place);
   u64 word = __atomic_load_n(&ring.word, __ATOMIC_ACQUIRE);
   if ((word & SlotLease::kLent) == 0 || (word & SlotLease::kClosed) != 0 || ring.fd != SlotRing::kAnyFd) return false;
@@ -52,12 +51,23 @@ bool post(Context& ctx, SlotLease& lease, u16 to, const IoVec* vecs, u64 count, 
   const u64 back = done ? word - at + next : word;
   if (!__atomic_compare_exchange_n(&ring.word, &claimed, back, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return false;
   if (!done) return false;
-  if (ctx.priv->posted_at == 0) ctx.priv->posted_at = time;
+  note_posted(ctx, time);
   ret = static_cast<i64>(total);
   return true;
 }
 
 }  // namespace
+
+// Others wait for what was written first.
+bool posted_long_ago(const Context& ctx, u64 time) {
+  return ctx.priv->posted_at != 0 && time - ctx.priv->posted_at > kLongPosted;
+}
+
+void note_posted(Context& ctx, u64 time) {
+  if (ctx.priv->posted_at == 0) ctx.priv->posted_at = time;
+  u32& posted = reinterpret_cast<OutboxHead*>(kSlotsBase + kOutboxOffset)->posted;
+  if (__atomic_load_n(&posted, __ATOMIC_SEQ_CST) == 0) __atomic_store_n(&posted, 1u, __ATOMIC_SEQ_CST);
+}
 
 bool post_write(Context& ctx, SlotLease& lease, u16 to, const IoVec& bytes, i64& ret) {
   return post(ctx, lease, to, &bytes, 1, bytes.length, ret);

@@ -328,6 +328,9 @@ struct IoVec {
 };
 bool post_write(Context& ctx, SlotLease& lease, u16 to, const IoVec& bytes, i64& ret);
 bool do_writev(Context& ctx, u32 nr, i64& ret);
+// Whether a thread that has posted is to come in before it posts more; it has posted, at that time.
+bool posted_long_ago(const Context& ctx, u64 time);
+void note_posted(Context& ctx, u64 time);
 // The thread is about to sleep while something that it has posted may not be sent yet.
 inline bool has_posted(const Context& ctx) { return ctx.priv->posted_at != 0; }
 void note_shared(u64 addr, u64 length);

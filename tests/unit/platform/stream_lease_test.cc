@@ -46,7 +46,7 @@ std::string all(LentStream& stream) {
 }
 
 TEST(Rings, GoByTime) {
-  LentStream stream;
+  LentStream stream{[] { return false; }};
   Writer a, b, c;
   for (Writer* w : {&a, &b, &c}) w->lend(stream);
   stream.allow(65536);
@@ -72,7 +72,7 @@ TEST(Rings, GoByTime) {
 }
 
 TEST(Rings, GoAroundAndBegin) {
-  LentStream stream;
+  LentStream stream{[] { return false; }};
   Writer w;
   w.lend(stream);
   std::string want, got;
@@ -91,7 +91,7 @@ TEST(Rings, GoAroundAndBegin) {
 }
 
 TEST(Rings, PromiseNoMoreThanThereIs) {
-  LentStream stream;
+  LentStream stream{[] { return false; }};
   Writer a, b;
   a.lend(stream);
   stream.allow(10000);
@@ -109,7 +109,7 @@ TEST(Rings, PromiseNoMoreThanThereIs) {
 TEST(Rings, OfAnAttacker) {
   for (u64 position : {u64{1}, u64{15}, u64{17}, u64{4097}, u64{1} << 40, SlotLease::kPosition}) {
     for (u32 length : {0u, 1u, 5000u, 70000u, ~0u}) {
-      LentStream stream;
+      LentStream stream{[] { return false; }};
       Writer w;
       w.lend(stream);
       stream.allow(4096);
@@ -130,7 +130,7 @@ TEST(Rings, OfAnAttacker) {
 
 // Taken away in the middle of a write: that did not happen.
 TEST(Rings, EndInAWrite) {
-  LentStream stream;
+  LentStream stream{[] { return false; }};
   Writer w;
   w.lend(stream);
   stream.allow(4096);
