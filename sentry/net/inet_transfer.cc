@@ -64,13 +64,14 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   const size_t control_used = TRY(encode_control(request.control, control));
   // One byte more than a datagram can have is enough for the host to refuse it, and to tell its error queue so.
   const size_t want = std::min(request.data.left(), stream ? kBuffer : kMaxDatagram + 1);
-  size_t n = 0;
+  size_t n = want;
   vfs::Bounce bounce(want, request.data.place());
-  if (want > 0) {
+  const u8* there = stream ? request.data.view(want) : nullptr;
+  if (want > 0 && there == nullptr) {
     n = TRY(request.data.get(bounce.data(), want));
     if (!stream && n < want) return Errno::kFault;
   }
-  iovec vec{bounce.data(), n};
+  iovec vec{there != nullptr ? const_cast<u8*>(there) : bounce.data(), n};
   msghdr message{};
   message.msg_iov = &vec;
   message.msg_iovlen = 1;
@@ -91,15 +92,16 @@ Result<size_t> InetSocket::send(const vfs::WalkContext*, SendRequest& request) {
   if (connects && (sent >= 0 || errno != EAGAIN)) connecting_ = sent < 0 && errno == EINPROGRESS && !nonblocking();
   if (sent < 0) {
     Errno error = errno == EINTR || (connects && connecting_) ? Errno::kAgain : last_errno();
-    request.data.put_back(n);
+    if (there == nullptr) request.data.put_back(n);
     wants_room_ = true;
     room_ = 0;
     return error;
   }
   room_ -= std::min(room_, static_cast<u32>(sent));
+  if (there != nullptr) request.data.pass(static_cast<size_t>(sent));
   if (static_cast<size_t>(sent) < n) {
     room_ = 0;
-    request.data.put_back(n - static_cast<size_t>(sent));
+    if (there == nullptr) request.data.put_back(n - static_cast<size_t>(sent));
     wants_room_ = true;
   }
   return static_cast<size_t>(sent);

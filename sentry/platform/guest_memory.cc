@@ -69,12 +69,12 @@ const u8* GuestThreadImpl::copied(u64 addr, size_t n) const {
   for (int i = 0; i < 6; ++i) {
     if (in_length_[i] == 0 || addr < entry_.args[i]) continue;
     u64 skip = addr - entry_.args[i];
-    if (skip <= in_length_[i] && n <= in_length_[i] - skip) return host_->window() + in_offset_[i] + skip;
+    if (skip <= in_length_[i] && n <= in_length_[i] - skip) return copied_at(in_offset_[i]) + skip;
   }
   for (u32 i = 0; i < pieces_; ++i) {
     if (addr < piece_addr_[i]) continue;
     u64 skip = addr - piece_addr_[i];
-    if (skip <= piece_length_[i] && n <= piece_length_[i] - skip) return host_->window() + piece_offset_[i] + skip;
+    if (skip <= piece_length_[i] && n <= piece_length_[i] - skip) return copied_at(piece_offset_[i]) + skip;
   }
   return nullptr;
 }

@@ -57,10 +57,8 @@ void GuestThreadImpl::on_request() {
     e.args[i] = s.args[i];
     in_length_[i] = 0;
     if ((copied >> i & 1) == 0) continue;
-    u32 offset = s.in_offset[i], length = s.in_length[i];
-    bool sane = length <= kWindowBytes && offset <= kWindowBytes - length;
-    in_offset_[i] = offset;
-    in_length_[i] = sane ? length : 0;
+    in_offset_[i] = s.in_offset[i];
+    in_length_[i] = sane_length(in_offset_[i], s.in_length[i]);
   }
   for (u32 i = 0; i < kMostProbes; ++i) {
     probed_begin_[i] = (copied & kProbed) != 0 ? s.probe_addr[i] : 0;
@@ -68,11 +66,9 @@ void GuestThreadImpl::on_request() {
   }
   pieces_ = (copied & kPieces) != 0 ? std::min(__atomic_load_n(&s.pieces, __ATOMIC_RELAXED), kMostPieces) : 0;
   for (u32 i = 0; i < pieces_; ++i) {
-    u32 offset = s.piece_offset[i], length = s.piece_length[i];
-    bool sane = length <= kWindowBytes && offset <= kWindowBytes - length;
     piece_addr_[i] = s.piece_addr[i];
-    piece_offset_[i] = offset;
-    piece_length_[i] = sane ? length : 0;
+    piece_offset_[i] = s.piece_offset[i];
+    piece_length_[i] = sane_length(piece_offset_[i], s.piece_length[i]);
   }
   out_count_ = out_used_ = 0;
   if (window_moves_ || kind == RequestKind::kFileShort) note_windows(kind);
@@ -116,6 +112,12 @@ void GuestThreadImpl::on_request() {
   entry_ = e;
   entry_ready_ = true;
   if (fiber_ != nullptr) fiber_->wake();
+}
+
+u32 GuestThreadImpl::sane_length(u32 offset, u32 length) {
+  constexpr u32 kEnd = kWindowBytes + kBulkBytes;
+  const u32 end = offset < kWindowBytes ? u32{kWindowBytes} : kEnd;
+  return offset < kEnd && length <= end - offset ? length : 0;
 }
 
 void GuestThreadImpl::lost() {

@@ -136,6 +136,8 @@ HostThread::~HostThread() {
   platform.forget(*this);
   platform.stop_polling(*this);
   process->area->windows.settle(*this, false);
+  u32 mine = index + 1;  // it may have ended in the middle of a write
+  __atomic_compare_exchange_n(&process->area->bulk_head().owner, &mine, 0u, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   std::erase(process->threads, this);
   if (left) process->area->give_back(index, cookie);
   --platform.host_threads;

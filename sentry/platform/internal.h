@@ -79,6 +79,8 @@ class SlotArea : public RefCounted {
     if (place < kOwnPlaces) places_of(place) |= 1u << place % 32;
   }
   Posts& posts() const { return *reinterpret_cast<Posts*>(base_ + kPostsOffset); }
+  BulkHead& bulk_head() const { return *reinterpret_cast<BulkHead*>(base_ + kBulkHeadOffset); }
+  u8* bulk() const { return base_ + kBulkOffset; }
   OutboxHead& outbox_head() const { return *reinterpret_cast<OutboxHead*>(base_ + kOutboxOffset); }
   PostBox* post_box = nullptr;     // the one that is open
   std::unique_ptr<Outbox> outbox;  // null: nothing was posted yet
@@ -304,6 +306,14 @@ class GuestThreadImpl final : public GuestThread {
   // Flushes what write() left in the window, for readers of the same memory.
   void flush_writes();
   const u8* copied(u64 addr, size_t n) const;
+  const u8* at_hand(u64 addr, size_t n) const override {
+    return n > kMaxBufferCopy && host_ && !lost_ ? copied(addr, n) : nullptr;
+  }
+  // What the slot says of bytes it has copied: the length, 0 if it is not true.
+  static u32 sane_length(u32 offset, u32 length);
+  const u8* copied_at(u32 offset) const {
+    return offset < kWindowBytes ? host_->window() + offset : host_->process->area->bulk() + (offset - kWindowBytes);
+  }
   void send_identity();
   // A descriptor of ours in the table of the stub; -errno. Parks until the stub sleeps in its doorbell.
   // 0 or -errno; the numbers are the stub's then.

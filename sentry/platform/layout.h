@@ -13,13 +13,16 @@ constexpr u32 kMaxSlots = 2048;
 // Arguments are copied into the first part of a window, results into the rest.
 constexpr u64 kCopyInBytes = 32 * 1024;
 constexpr u64 kSlotsBytes = kSlotBytes * kMaxSlots;
-// The last slots are no thread's: in the first of them are rings of bytes that the process has written or may take
+// The last slots are no thread's: in the first of them are the bytes of one big buffer that a call writes from
+// (dispatch.cc in stub/), in the next rings of bytes that the process has written or may take
 // (stream_lease.h), in the next bytes of the host's streams that it may take (file_lease.h), in the last the positions
 // of files that it may move.
 constexpr u64 kRingBytes = 64 * 1024;
 constexpr u32 kRings = 32;
-constexpr u32 kThreadSlots = kMaxSlots - 2 - kRings * kRingBytes / kSlotBytes;
-constexpr u64 kRingsOffset = kThreadSlots * kSlotBytes;
+constexpr u64 kBulkBytes = 5 * kSlotBytes, kMostBulk = 4 * kSlotBytes;
+constexpr u32 kThreadSlots = kMaxSlots - 2 - (kRings * kRingBytes + kBulkBytes) / kSlotBytes;
+constexpr u64 kBulkOffset = kThreadSlots * kSlotBytes;
+constexpr u64 kRingsOffset = kBulkOffset + kBulkBytes;
 constexpr u64 kStreamsOffset = kRingsOffset + kRings * kRingBytes;
 constexpr u64 kStreamBytes = 2048;
 constexpr u32 kStreams = kSlotBytes / kStreamBytes;
@@ -264,6 +267,10 @@ struct alignas(64) OutboxHead {
   u32 posted;  // stub: there is something that the sentry has not seen
 };
 constexpr u64 kOutboxOffset = kRingHeadsOffset + kRings * sizeof(SlotRing);
+struct alignas(64) BulkHead {
+  u32 owner;  // stub: index of the slot whose call has the big buffer, plus one; 0: none
+};
+constexpr u64 kBulkHeadOffset = kOutboxOffset + sizeof(OutboxHead);
 // Each begins at a multiple of its size; the bytes follow, around the end of the ring.
 struct RingRecord {
   u64 time;  // stamp counter: what was written earlier is in front, whoever wrote it
@@ -272,7 +279,7 @@ struct RingRecord {
 constexpr u64 ring_record_bytes(u64 length) {
   return (sizeof(RingRecord) + length + sizeof(RingRecord) - 1) / sizeof(RingRecord) * sizeof(RingRecord);
 }
-static_assert(kOutboxOffset + sizeof(OutboxHead) <= kLeasesOffset + kSlotBytes);
+static_assert(kBulkHeadOffset + sizeof(BulkHead) <= kLeasesOffset + kSlotBytes);
 // A tenth of a second, about. Others may write the file from outside.
 constexpr u64 kIsSure = 1ull << 28;
 
@@ -351,8 +358,10 @@ struct alignas(64) Slot {
   u32 interrupted_native;
   i32 fault_signo, fault_code;
   u64 fault_addr;
-  u32 fault_fatal;   // no handler may run: the frame of a SIGSEGV did not fit
-  u32 in_offset[6];  // for the arguments of in_mask: their bytes are [in_offset, in_offset + in_length) of the window
+  u32 fault_fatal;  // no handler may run: the frame of a SIGSEGV did not fit
+  // For the arguments of in_mask: their bytes are [in_offset, in_offset + in_length) of the window, or, from
+  // kWindowBytes on, of the big buffer.
+  u32 in_offset[6];
   u32 in_length[6];
   u32 spare3;
 

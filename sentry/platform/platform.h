@@ -214,6 +214,9 @@ class GuestThread {
   // Scatter/gather forms for bulk data: bytes moved before a fault, or kFault if none.
   virtual Result<size_t> read_some(u64 addr, void* to, size_t n) = 0;
   virtual Result<size_t> write_some(u64 addr, const void* from, size_t n) = 0;
+  // A big buffer that its call writes from, where it lies in memory that others may change: for the host's kernel to
+  // read from. Null: read() it.
+  virtual const u8* at_hand(u64 addr, size_t n) const = 0;
   // Promises the guest bytes of a host file: the stub copies them before the call returns. False: the caller has to
   // write them. All of a call's data at most; may park.
   virtual bool copy_from_file(u64 addr, const FileBytes& bytes) = 0;

@@ -106,6 +106,11 @@ Result<size_t> UserSource::get(void* to, size_t n) {
   return done;
 }
 
+const u8* UserSource::view(size_t n) {
+  const auto addr = cursor_.piece(n);
+  return addr ? task_.thread->at_hand(*addr, n) : nullptr;
+}
+
 Result<i64> finish_io(Task& task, size_t done, Result<void> error, OnBrokenPipe broken) {
   if (!error && error.error() == Errno::kPipe && broken == OnBrokenPipe::kSignal) {
     task::send_to_task(task, task::user_siginfo(task, SIGPIPE));

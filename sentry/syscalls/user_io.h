@@ -76,17 +76,23 @@ class UserSink final : public vfs::Sink {
 
 class UserSource final : public vfs::Source {
  public:
-  UserSource(Task& task, const UserBuffers& buffers) : Source(buffers.total()), cursor_(task, buffers) {}
+  UserSource(Task& task, const UserBuffers& buffers) : Source(buffers.total()), task_(task), cursor_(task, buffers) {}
   Result<size_t> get(void* to, size_t n) override;
   void put_back(size_t n) override {
     cursor_.back(n);
     left_ += n;
+  }
+  const u8* view(size_t n) override;
+  void pass(size_t n) override {
+    cursor_.forward(n);
+    left_ -= n;
   }
   u64 place() const override { return cursor_.place(); }
   // No more than n bytes in all (RLIMIT_FSIZE).
   void cap(size_t n) { left_ = std::min(left_, n); }
 
  private:
+  Task& task_;
   UserCursor cursor_;
 };
 

@@ -42,6 +42,10 @@ class Source {
   virtual Result<size_t> get(void* to, size_t n) = 0;
   // Takes back the last n bytes fetched by the last get(): they were not used.
   virtual void put_back(size_t n) = 0;
+  // The next n bytes where they lie, in memory that others may change: for the host's kernel to read, once. Null: get()
+  // them. pass(): so many of them were used.
+  virtual const u8* view(size_t /*n*/) { return nullptr; }
+  virtual void pass(size_t /*n*/) {}
   // As Sink::place().
   virtual u64 place() const { return 0; }
 

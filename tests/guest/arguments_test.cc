@@ -11,9 +11,10 @@
 
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include "guest.h"
+#include "inet.h"
 
 using namespace guest;
 
@@ -246,4 +247,108 @@ TEST(arguments, select_of_many) {
   FAILS(select(65, set, nullptr, nullptr, &zero), EFAULT);
   FAILS(select(1, (fd_set*)(at_the_end(0) + 64), nullptr, nullptr, &zero), EFAULT);
   FAILS(select(-1, nullptr, nullptr, nullptr, &zero), EINVAL);
+}
+
+// ---- buffers of many pages ----
+
+namespace {
+
+std::string bytes_from(size_t n, size_t from) {
+  std::string all(n, 0);
+  for (size_t i = 0; i < n; i++) all[i] = (char)((from + i) * 13 + (from + i) / 4099);
+  return all;
+}
+
+}  // namespace
+
+TEST(arguments, big_buffers_to_files) {
+  int fd = OK(open("file", O_RDWR | O_CREAT, 0600));
+  for (size_t n : {16384u, 16385u, 65536u, 100001u, 262144u, 262145u, 700000u}) {
+    const std::string all = bytes_from(n, n);
+    CHECK_EQ(pwrite(fd, all.data(), n, 0), n);
+    CHECK(slurp("file").substr(0, n) == all);
+    OK(ftruncate(fd, 0));
+    OK(lseek(fd, 0, SEEK_SET));
+    CHECK_EQ(write(fd, all.data() + 7, n - 7), n - 7);
+    CHECK(slurp("file") == all.substr(7));
+  }
+  const std::string a = bytes_from(20000, 1), b = "small", c = bytes_from(100000, 2), d = bytes_from(250000, 3);
+  iovec v[4] = {{(void*)a.data(), a.size()},
+                {(void*)b.data(), b.size()},
+                {(void*)c.data(), c.size()},
+                {(void*)d.data(), d.size()}};
+  const size_t all = a.size() + b.size() + c.size() + d.size();
+  CHECK_EQ(pwritev(fd, v, 4, 0), all);
+  OK(ftruncate(fd, (off_t)all));
+  CHECK(slurp("file") == a + b + c + d);
+}
+
+TEST(arguments, big_buffers_with_an_end) {
+  constexpr size_t kThere = 24 * 4096, kAll = 80 * 4096;
+  auto* at = (char*)mmap(nullptr, kAll, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(at != MAP_FAILED);
+  const std::string all = bytes_from(kThere, 5);
+  memcpy(at, all.data(), kThere);
+  OK(munmap(at + kThere, kAll - kThere));
+  int fd = OK(open("file", O_RDWR | O_CREAT, 0600));
+  CHECK_EQ(write(fd, at, 50 * 4096), kThere);
+  CHECK(slurp("file") == all);
+  FAILS(write(fd, at + kThere, 20 * 4096), EFAULT);
+  CHECK_EQ(write(fd, at, kThere), kThere);
+  CHECK(slurp("file") == all + all);
+}
+
+TEST(arguments, big_buffers_of_many_threads) {
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < 4; t++) {
+    threads.emplace_back([t] {
+      const std::string name = "file" + std::to_string(t);
+      int fd = OK(open(name.c_str(), O_RDWR | O_CREAT, 0600));
+      for (size_t i = 0; i < 30; i++) {
+        const std::string all = bytes_from(200000 + t, i * 10 + t);
+        CHECK_EQ(pwrite(fd, all.data(), all.size(), 0), all.size());
+        std::string back(all.size(), 0);
+        CHECK_EQ(pread(fd, back.data(), back.size(), 0), back.size());
+        CHECK(back == all);
+      }
+    });
+  }
+  for (auto& t : threads) t.join();
+}
+
+TEST(arguments, big_buffers_to_streams) {
+  for (int kind = 0; kind < 3; kind++) {
+    int p[2];
+    if (kind == 0) {
+      OK(pipe(p));
+    } else if (kind == 1) {
+      OK(socketpair(AF_UNIX, SOCK_STREAM, 0, p));
+    } else {
+      const Pair pair = tcp_pair();
+      p[0] = pair.a;
+      p[1] = pair.b;
+    }
+    std::thread reader([&] {
+      std::string got;
+      while (got.size() < 5 * 300000) {
+        std::string piece = next(p[0], 100000);
+        CHECK(!piece.empty());
+        got += piece;
+      }
+      CHECK(got == bytes_from(5 * 300000, 0));
+    });
+    for (size_t i = 0; i < 5; i++) {
+      const std::string all = bytes_from(300000, i * 300000);
+      if (i % 2 == 0) {
+        CHECK_EQ(write(p[1], all.data(), all.size()), all.size());
+      } else {
+        iovec v[3] = {
+            {(void*)all.data(), 50000}, {(void*)(all.data() + 50000), 17}, {(void*)(all.data() + 50017), 249983}};
+        CHECK_EQ(writev(p[1], v, 3), all.size());
+      }
+    }
+    reader.join();
+    close(p[0]);
+    close(p[1]);
+  }
 }

@@ -109,6 +109,7 @@ static void* scribble(void* arg) {
     r = next(&s);
     *(volatile uint64_t*)(kSlots + 2047 * kSlotBytes + 60 * 1024 + (r % 4) * 64 + (r >> 8) % 3 * 8) = value(&s);
     *(volatile uint32_t*)(kSlots + 2047 * kSlotBytes + 62 * 1024) = (uint32_t)(r >> 32 & 1);
+    *(volatile uint32_t*)(kSlots + 2047 * kSlotBytes + 62 * 1024 + 64) = (uint32_t)(r >> 33 & 3);
     *(volatile uint64_t*)(kSlots + (2014 + r % 4) * kSlotBytes + (r >> 16) % 512 * 8) = value(&s);
   }
   return NULL;
@@ -222,6 +223,15 @@ static void* honest_calls(void* arg) {
         (void)!read(fd, buf, sizeof buf);
         lseek(fd, 0, SEEK_CUR);
         (void)!write(fd, buf, 1);
+        int null = open("/dev/null", O_WRONLY), zeros = open("/tmp/zeros", O_RDWR | O_CREAT, 0600);
+        void* big = mmap(NULL, 300000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (big != MAP_FAILED) {
+          (void)!write(null, big, 1 + next(&s) % 300000);
+          (void)!pwrite(zeros, big, 1 + next(&s) % 300000, 0);
+          munmap(big, 300000);
+        }
+        close(null);
+        close(zeros);
         break;
       }
       case 1: {

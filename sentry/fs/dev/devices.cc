@@ -14,7 +14,7 @@
 namespace sbx::fs::dev {
 namespace {
 
-constexpr size_t kChunk = 16384;
+constexpr size_t kChunk = 128 * 1024;
 
 enum class Memory : u32 { kNull = 3, kZero = 5, kFull = 7, kRandom = 8, kUrandom = 9 };
 
@@ -57,12 +57,12 @@ class MemoryDevice final : public vfs::File {
   MemoryDevice(vfs::Path path, u32 flags, Memory kind) : File(std::move(path), flags), kind_(kind) {}
 
   Result<size_t> read(vfs::Sink& sink, u64*) override {
-    static const u8 zeros[kChunk] = {};
+    static u8 zeros[kChunk];  // nobody writes there
     u8 piece[4096];
     switch (kind_) {
       case Memory::kNull: return size_t{0};
       case Memory::kZero:
-      case Memory::kFull: return fill(sink, const_cast<u8*>(zeros), sizeof(zeros), [](u8*, size_t) {});
+      case Memory::kFull: return fill(sink, zeros, sizeof(zeros), [](u8*, size_t) {});
       case Memory::kRandom:
       case Memory::kUrandom:
         return fill(sink, piece, sizeof(piece), [](u8* to, size_t n) {

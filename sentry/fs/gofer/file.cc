@@ -174,18 +174,24 @@ Result<size_t> GoferFile::write(vfs::Source& from, u64* offset) {
   size_t done = 0;
   Errno error = Errno::kNone;
   while (from.left() > 0) {
-    auto got = from.get(bounce.data(), std::min(from.left(), bounce.size()));
-    if (!got) {
-      error = got.error();
-      break;
+    size_t n = std::min(from.left(), bounce.size());
+    const u8* there = from.view(n);
+    if (there == nullptr) {
+      auto got = from.get(bounce.data(), n);
+      if (!got) {
+        error = got.error();
+        break;
+      }
+      n = *got;
     }
-    auto put = write_some(fd, bounce.data(), *got, *offset + done);
+    auto put = write_some(fd, there != nullptr ? there : bounce.data(), n, *offset + done);
     if (!put) {
       error = put.error();
       break;
     }
+    if (there != nullptr) from.pass(*put);
     done += *put;
-    if (*put < *got) break;
+    if (*put < n) break;
   }
   if (done == 0 && error != Errno::kNone) return error;
   inode_->written();

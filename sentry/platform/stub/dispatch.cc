@@ -17,25 +17,51 @@ bool can_write(u64 addr, u64 n) {
   return touch(addr & ~3ull) && touch((addr + n - 1) & ~3ull);
 }
 
-struct IoVec {
-  u64 base, length;
-};
+// The memory for big buffers: one call of the process at a time has it.
+u32& bulk_owner() { return reinterpret_cast<BulkHead*>(kSlotsBase + kBulkHeadOffset)->owner; }
+void give_bulk_back() { __atomic_store_n(&bulk_owner(), 0u, __ATOMIC_RELEASE); }
 
 // Fills the window from its start.
 class Copier {
  public:
-  explicit Copier(Slot& slot) : slot_(slot) {}
+  explicit Copier(Slot& slot, u32 index) : slot_(slot), index_(index) {}
   u8* at() { return window(slot_) + used_; }
   u64 room() const { return kCopyInBytes - used_; }
   u32 used() const { return used_; }
   void advance(u64 n) { used_ += static_cast<u32>((n + 15) & ~15ull); }
   // False: it does not fit, or cannot be read.
   bool copy(u64 from, u64 n) { return n != 0 && n <= room() && n <= kMaxBufferCopy && copy_in(at(), from, n); }
+  // As much of a big buffer as there is room for, and where. What a process_vm_readv of the sentry would cost more than
+  // this is to look up its pages.
+  bool copy_big(u64 from, u64 n, u32& offset, u32& length) {
+    if (!has_bulk_) {
+      u32 nobody = 0;
+      if (!__atomic_compare_exchange_n(&bulk_owner(), &nobody, index_ + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return false;
+      has_bulk_ = true;
+    }
+    // Where the kernel's copies from there are fast (vfs/bounce.h).
+    const u64 at = bulk_used_ + kBulkLead + from % kBulkLine;
+    if (bulk_used_ >= kMostBulk) return false;
+    if (n > kMostBulk - bulk_used_) n = kMostBulk - bulk_used_;
+    if (at + n > kBulkBytes || !copy_in(reinterpret_cast<void*>(kSlotsBase + kBulkOffset + at), from, n)) return false;
+    offset = static_cast<u32>(kWindowBytes + at);
+    length = static_cast<u32>(n);
+    bulk_used_ += (n + kBulkLead + kBulkLine) / kBulkLine * kBulkLine;
+    return true;
+  }
+  bool has_bulk() const { return has_bulk_; }
 
   // What an argument points to. Its address and length are not the guest's to change any more: they lie in the window,
   // but the guest's other threads can write there, as to the slot; the sentry sees what the slot says at the end.
   bool piece(u64 from, u64 n) {
-    if (pieces_ == kMostPieces || !copy(from, n)) return false;
+    if (pieces_ == kMostPieces) return false;
+    if (n > kMaxBufferCopy) {
+      if (!copy_big(from, n, slot_.piece_offset[pieces_], slot_.piece_length[pieces_])) return false;
+      slot_.piece_addr[pieces_++] = from;
+      return true;
+    }
+    if (!copy(from, n)) return false;
     slot_.piece_addr[pieces_] = from;
     slot_.piece_offset[pieces_] = used_;
     slot_.piece_length[pieces_] = static_cast<u32>(n);
@@ -77,8 +103,12 @@ class Copier {
   }
 
  private:
+  static constexpr u64 kBulkLead = 128, kBulkLine = 64;
   Slot& slot_;
+  const u32 index_;
   u32 used_ = 0, pieces_ = 0, probes_ = 0;
+  bool has_bulk_ = false;
+  u64 bulk_used_ = 0;
 };
 
 // How many bytes of the argument are to be copied.
@@ -106,7 +136,7 @@ u16 copy_arguments(Context& ctx, u32 nr) {
   Slot& slot = *ctx.slot;
   const ArgRow* row = find_arg_row(nr);
   if (row == nullptr) return 0;
-  Copier copier(slot);
+  Copier copier(slot, ctx.priv->index);
   u32 mask = 0;
   for (const ArgCopy& arg : row->args) {
     if (arg.kind == ArgKind::kNone) continue;
@@ -125,6 +155,10 @@ u16 copy_arguments(Context& ctx, u32 nr) {
       n = static_cast<u64>(got) + 1;
     } else {
       n = bytes_of(arg, ctx.args);
+      if (arg.kind == ArgKind::kInLen && n > kMaxBufferCopy) {
+        if (copier.copy_big(from, n, slot.in_offset[arg.index], slot.in_length[arg.index])) mask |= 1u << arg.index;
+        continue;
+      }
       if (!copier.copy(from, n)) continue;
     }
     mask |= 1u << arg.index;
@@ -145,6 +179,7 @@ u16 copy_arguments(Context& ctx, u32 nr) {
         copier.buffers(copied, count);
     }
   }
+  ctx.has_bulk = copier.has_bulk();
   return static_cast<u16>(mask | copier.finish());
 }
 
@@ -372,6 +407,7 @@ void handle_syscall(Context& ctx) {
   slot.in_mask = static_cast<u16>(in_mask | (ctx.seen ? kSeen : 0));
   for (int i = 0; i < 6; ++i) slot.args[i] = ctx.args[i];
   const Command command = ask_sentry(ctx, RequestKind::kSyscall);
+  if (ctx.has_bulk) give_bulk_back();
   if (named && command == Command::kReturn && (slot.out_count & kSteadyName) != 0) {
     learn_error(query, static_cast<i64>(regs.rax));
   }

@@ -269,6 +269,7 @@ struct Context {
   bool seen = false;         // the sentry knows of it
   bool interrupted = false;  // a kick ended it
   bool restartable = false;  // also after a handler
+  bool has_bulk = false;     // its big buffer lies in the memory for that
 };
 
 // dispatch.cc: the syscall in ctx.regs (rax = number, rip after it). On return the registers are the guest's next ones.
