@@ -17,6 +17,11 @@ namespace {
 
 COUNTER(kept, "net.posts_kept", "posted writes that the host had no room for");
 COUNTER(lingering, "net.lingering", "closed sockets kept until what was posted to them is sent");
+COUNTER(given_up, "net.lingering_refused", "closed sockets that were not, as there were too many");
+
+// No limit of the guest's counts these descriptors of ours. As with too many orphans of the host (tcp(7),
+// tcp_max_orphans) what is not sent is lost beyond that.
+constexpr size_t kMostLingering = 256;
 
 // Sends as much as there is room for. kNone: all; kAgain: the rest waits.
 Errno send_some(int fd, std::string& bytes) {
@@ -138,6 +143,7 @@ void InetPosts::linger(UniqueFd fd) {
   socklen_t n = sizeof(how);
   // Who asked for it loses what was not sent (socket(7)).
   if (::getsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &how, &n) == 0 && how.l_onoff != 0 && how.l_linger == 0) return;
+  if (Lingering::all().size() >= kMostLingering) return given_up.add();
   lingering.add();
   Lingering::keep(std::move(fd), std::move(waiting_));
 }

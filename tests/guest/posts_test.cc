@@ -486,6 +486,20 @@ TEST(posts, no_room) {
   }
 }
 
+// Closed with bytes that nobody reads yet, many times.
+TEST(posts, many_ends_without_room) {
+  std::vector<int> peers;
+  std::vector<size_t> sent;
+  for (int i = 0; i < 400; i++) {
+    Pair p = narrow_pair();
+    sent.push_back(fill(p.a, 3000));
+    close(p.a);
+    peers.push_back(p.b);
+  }
+  talking();
+  for (size_t i = 0; i < 100; i++) CHECK_EQ(get(peers[i], sent[i] + 1).size(), sent[i]);
+}
+
 // Who waits for room is told of it.
 TEST(posts, room_is_told) {
   Pair p = narrow_pair();
