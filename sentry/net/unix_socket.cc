@@ -353,7 +353,7 @@ void UnixSocket::drained() {
 
 u32 UnixSocket::readiness() {
   if (host_) return host_->readiness();
-  settle_both();
+  settle_readiness();
   u32 mask = 0;
   if (error_ != Errno::kNone) mask |= POLLERR;
   if ((shut_ & (kNoReceive | kNoSend)) == (kNoReceive | kNoSend)) mask |= POLLHUP;

@@ -48,7 +48,7 @@ class UnixSocket final : public Socket {
   size_t bytes_left() override;
   size_t peek_bytes(u8* to, size_t most) override;
   void room_lent(RefPtr<platform::WriteRing> ring) override;
-  void take_lent() override { settle_both(); }
+  void take_lent() override { settle_readiness(); }
   Result<i64> ioctl(vfs::IoctlCaller& caller, u32 cmd, u64 arg) override;
 
   // Descriptors sent and not yet received, in all sockets. Bounded (kToomanyrefs): a socket sent through itself would
@@ -95,6 +95,11 @@ class UnixSocket final : public Socket {
   void settle_both() {
     settle();
     if (peer_ != nullptr) peer_->settle();
+  }
+  // The same, as far as it matters to what comes in here, and to whether there is room there.
+  void settle_readiness() {
+    settle();
+    if (peer_ != nullptr && !(peer_->lent_.only_shrinks() && peer_->roomy(*this))) peer_->settle();
   }
   // The same, and nothing is with processes any more.
   void end_lent();

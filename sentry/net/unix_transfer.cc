@@ -277,8 +277,7 @@ void UnixSocket::end_lent() {
 // Who joins is to hear of what comes, and of room in the other's inbox.
 fiber::WaitQueue* UnixSocket::wait_queue() {
   lent_.await();
-  settle();
-  if (peer_ != nullptr) peer_->settle();
+  settle_readiness();
   return &queue_;
 }
 

@@ -217,13 +217,13 @@ void GuestThreadImpl::lend_close(RefPtr<FileLease>& lease, int fd, u64 table) {
 
 // `n` bytes lie at that place; or own records, from that position on.
 void GuestThreadImpl::lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotArea> area, int fd, u32 place, size_t n,
-                                        u64 position) {
+                                        bool all, u64 position) {
   if (!lease) lease = make_ref<FileLease>();
   lease->take_back();
   SlotLease& shared = area->lease(static_cast<u32>(fd));
   shared.has_stat = shared.window = shared.turn = 0;
   shared.may_close = shared.used = 0;
-  shared.bytes_at_hand = static_cast<u32>(n);
+  shared.bytes_at_hand = static_cast<u32>(n) | (all ? SlotLease::kAllThereIs : 0);
   shared.stream = static_cast<u16>(place + 1);
   area->take_stream(place);
   lease->place_ = place + 1;
@@ -239,7 +239,7 @@ bool GuestThreadImpl::lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, i
   const ssize_t got = recv(host_fd, area->stream(place), kStreamBytes, MSG_PEEK | MSG_DONTWAIT);
   // What fills the place may go on, and its sender wait for room.
   if (got <= 0 || static_cast<u64>(got) == kStreamBytes) return false;
-  lend_stream_bytes(lease, std::move(area), fd, place, static_cast<size_t>(got));
+  lend_stream_bytes(lease, std::move(area), fd, place, static_cast<size_t>(got), true);
   streams_lent.add();
   return true;
 }

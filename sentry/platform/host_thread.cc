@@ -160,10 +160,10 @@ void HostThread::reply(Command command, i64 ret, u32 out_count) {
     notif = 0;
     if (polls) {
       platform.wake_apart(*this);
+      platform.answer(id);
     } else {
-      platform.wake_here();
+      platform.answer_unpolled(id);
     }
-    platform.answer(id);
   }
 }
 

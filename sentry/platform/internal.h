@@ -244,7 +244,7 @@ class GuestThreadImpl final : public GuestThread {
   void lend_position(RefPtr<FileLease>& lease, int fd, u64 table, u64 position, const LeaseTerms& terms) override;
   void lend_close(RefPtr<FileLease>& lease, int fd, u64 table) override;
   bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) override;
-  bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
+  bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table, size_t there,
                   const std::function<size_t(u8* to, size_t most)>& fill) override;
   RefPtr<WriteRing> lend_room(int fd, u64 table) override;
   RefPtr<PostRight> give_post_right(int fd, u64 table, Poster& poster) override;
@@ -252,7 +252,7 @@ class GuestThreadImpl final : public GuestThread {
     if (host_ && host_->process->area->outbox) host_->process->area->outbox->call_begins();
   }
   bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) override;
-  void lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotArea> area, int fd, u32 place, size_t n,
+  void lend_stream_bytes(RefPtr<FileLease>& lease, RefPtr<SlotArea> area, int fd, u32 place, size_t n, bool all,
                          u64 position = 0);
   // Null: nothing is lent to this thread now.
   RefPtr<SlotArea> area_to_lend(int fd, u64 table);
@@ -432,6 +432,9 @@ class PlatformImpl final : public Platform {
   // How the next answer wakes its stub: on another CPU than this one, or on this one, which is about to be free.
   void wake_apart(HostThread& thread);
   void wake_here();
+  // Answers a stub that is not polled. The first of those that one event wakes gets this CPU, which it leaves to him;
+  // the others one that is idle, if there is any.
+  void answer_unpolled(u64 notif);
   // A zygote has its template's affinity, which is narrow while that is kept off a CPU.
   void allow_all_cpus(const HostThread& thread);
   // exec: the CPUs the guest chose for the thread.
@@ -544,6 +547,7 @@ class PlatformImpl final : public Platform {
   u64 no_polling_before_ = 0;
   u64 back_off_ = 0;
   bool sync_wake_ = true;
+  u32 woken_ = 0;  // stubs that were answered since the last event
 
   // One worker receives; the others wait for their turn.
   void work();

@@ -233,6 +233,7 @@ struct alignas(64) SlotLease {
   static constexpr u64 kLent = 1ull << 63, kGeneration = 1ull << 48, kGenerations = 0x7fffull << 48,
                        kClosed = 1ull << 47, kPosition = kClosed - 1, kMostLent = 1ull << 46;
   static constexpr u16 kOnlyCloses = 0xffff, kOutbox = 0x8000;
+  static constexpr u32 kAllThereIs = 1u << 31;
   u64 word;     // 0: the sentry has it
   u64 size;     // of the file
   u64 lent_at;  // time stamp counter: size and stat are only sure for a while (kIsSure)
@@ -240,6 +241,7 @@ struct alignas(64) SlotLease {
   u32 window;   // its number plus one; 0: none
   u32 has_stat;
   // Bytes of the file at hand in the window of the slot that has the same turn: what is there until its next request.
+  // Of a stream, kAllThereIs: no others come before it is taken back.
   u32 turn, at_hand, bytes_at_hand;
   u16 used;       // the stub's: some were read from there
   u16 may_close;  // the stub may close the descriptor by itself

@@ -104,6 +104,7 @@ void PlatformImpl::forget(HostThread& thread) {
 
 void PlatformImpl::handle(const Notification& n) {
   notifications.add();
+  woken_ = 0;
   HostThread* thread = nullptr;
   if (auto known = by_tid.find(n.pid); known != by_tid.end()) thread = known->second;
   if (thread == nullptr || static_cast<RequestKind>(n.kind) == RequestKind::kBind) {
@@ -270,8 +271,8 @@ bool PlatformImpl::await_bell() {
   if (::poll(waiting, 2, -1) <= 0) return false;
   if (waiting[1].revents != 0) {
     reactor_events.add();
-    bells_alone_ = 0;
     fiber::KernelLock lock;
+    bells_alone_ = woken_ = 0;
     fiber::reactor_serve();
     poll_slots();
     // What rang meanwhile can be received without another look: a receive never waits for what poll(2) has told of,

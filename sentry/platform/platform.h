@@ -235,8 +235,8 @@ class GuestThread {
   // the bytes that are taken are to be taken from the socket when the lease comes back (FileLease::collect).
   virtual bool lend_stream(RefPtr<FileLease>& lease, int fd, u64 table, int host_fd) = 0;
   // Lends up to `most` bytes of a stream of ours that fill() puts at `to`, the next to be read from a descriptor.
-  // False: not now, or there were none.
-  virtual bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
+  // If those are `there` bytes, no others come before they are taken back. False: not now, or there were none.
+  virtual bool lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table, size_t there,
                           const std::function<size_t(u8* to, size_t most)>& fill) = 0;
   // Lends what the process will have put into that ring itself (LentStream::own_ring). False: it is another's.
   virtual bool lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) = 0;

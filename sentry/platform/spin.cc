@@ -197,6 +197,14 @@ void PlatformImpl::allow_all_cpus(const HostThread& thread) {
 
 void PlatformImpl::wake_here() { set_sync_wake(true); }
 
+// Who rings next is again woken for on his own CPU.
+void PlatformImpl::answer_unpolled(u64 notif) {
+  const bool here = woken_++ == 0 || cpus_ < 2;
+  set_sync_wake(here);
+  answer(notif);
+  set_sync_wake(true);
+}
+
 // Handing over on one CPU has put the stub onto ours, and on small machines the host's scheduler does not look for an
 // idle one (SIS_UTIL in kernel/sched/fair.c): until the stub's next request, ours is not allowed to it. Threads whose
 // guest chose its CPUs are left alone.
@@ -244,6 +252,7 @@ void PlatformImpl::serve_polled(Slot& slot) {
     return;
   }
   polled_requests.add();
+  woken_ = 0;
   ++session_hits_;
   thread->where = Where::kSentry;
   thread->notif = 0;
@@ -291,7 +300,7 @@ void PlatformImpl::answer_bell() {
   bool event = false;
   if (!somebody_rings(&event)) return;
   if (event) {
-    bells_alone_ = 0;
+    bells_alone_ = woken_ = 0;
     fiber::reactor_serve();
     return;
   }

@@ -170,6 +170,21 @@ void WriteRing::rewind() {
   __atomic_store_n(&ring.end, end_, __ATOMIC_RELEASE);
 }
 
+bool WriteRing::hold() {
+  if (!open_) return all_taken();
+  SlotRing& ring = area_->ring(place_);
+  u64 word = __atomic_load_n(&ring.word, __ATOMIC_ACQUIRE);
+  if (taken_ != seen_ || (word & SlotLease::kLent) == 0) return false;
+  if ((word & (SlotLease::kClosed | SlotLease::kPosition)) != taken_) return false;
+  // As in rewind().
+  __atomic_store_n(&ring.end, u64{0}, __ATOMIC_SEQ_CST);
+  const bool held = __atomic_compare_exchange_n(&ring.word, &word, fresh_word(*area_) | taken_, false, __ATOMIC_SEQ_CST,
+                                                __ATOMIC_SEQ_CST);
+  if (held) end_ = taken_;
+  __atomic_store_n(&ring.end, end_, __ATOMIC_RELEASE);
+  return held;
+}
+
 void WriteRing::allow(size_t more) {
   if (!open_ || more == 0) return;
   if (taken_ > SlotLease::kMostLent) return close(true);
@@ -196,7 +211,13 @@ void LentStream::await() {
   }
 }
 
+bool LentStream::hold() {
+  held_ = std::all_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->hold(); });
+  return held_;
+}
+
 size_t LentStream::take_back() {
+  held_ = false;
   if (!lent_) return 0;
   u64 taken = 0;
   lent_->collect(taken);
@@ -282,19 +303,19 @@ RefPtr<WriteRing> GuestThreadImpl::lend_room(int fd, u64 table) {
 bool GuestThreadImpl::lend_own(RefPtr<FileLease>& lease, int fd, u64 table, const WriteRing& ring) {
   RefPtr<SlotArea> area = area_to_lend(fd, table);
   if (!area || area.get() != ring.area_) return false;
-  lend_stream_bytes(lease, std::move(area), fd, kOwnPlaces + ring.place_, 0, ring.taken_);
+  lend_stream_bytes(lease, std::move(area), fd, kOwnPlaces + ring.place_, 0, false, ring.taken_);
   own_lent.add();
   return true;
 }
 
-bool GuestThreadImpl::lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table,
+bool GuestThreadImpl::lend_bytes(RefPtr<FileLease>& lease, int fd, u64 table, size_t there,
                                  const std::function<size_t(u8* to, size_t most)>& fill) {
   RefPtr<SlotArea> area = area_to_lend(fd, table);
   if (!area || area->free_rings == 0) return false;
   const auto place = static_cast<u32>(std::countr_zero(area->free_rings));
   const size_t n = fill(area->ring_bytes(place), kRingBytes);
   if (n == 0) return false;
-  lend_stream_bytes(lease, std::move(area), fd, kRingPlaces + place, n);
+  lend_stream_bytes(lease, std::move(area), fd, kRingPlaces + place, n, n == there);
   bytes_lent.add();
   return true;
 }

@@ -65,6 +65,9 @@ class WriteRing final : public RefCounted {
   size_t claim() const { return open_ ? end_ - seen_ : 0; }
   // That may be so many bytes more, as far as the memory goes.
   void allow(size_t more);
+  // Nothing fits until that may be more again: whoever writes comes in. False: there is something that was not taken,
+  // or somebody is just writing.
+  bool hold();
   // How much was taken since the ring was made.
   u64 total() const { return before_ + taken_; }
 
@@ -118,6 +121,10 @@ class LentStream {
   void end();
   // The same for somebody who waits for bytes, if he cannot be told soon of what is written.
   void await();
+  // All was collected: nobody writes by himself until allow(). False: somebody has, or does right now; allow() is due.
+  bool hold();
+  // Bytes are with a process, and nobody adds to them by himself.
+  bool only_shrinks() const { return lent_ && !own_ && (held_ || rings_.empty()); }
   // Bytes that were taken: once each. Those that were not are nobody's any more.
   size_t take_back();
   // All bytes that were written. True: there were some, and who waits for them is to be woken.
@@ -127,6 +134,7 @@ class LentStream {
   // Room that is somebody's already.
   size_t claim() const;
 
+  bool has_rings() const { return !rings_.empty(); }
   // Whether bytes, or room, may be worth lending: also how often that was asked for.
   bool lends_bytes() { return !lent_ && reads_.tries(); }
   bool lends_room();
@@ -146,6 +154,7 @@ class LentStream {
   static constexpr size_t kMostRings = 32;
   const Deliver deliver_;
   RefPtr<FileLease> lent_;
+  bool held_ = false;
   bool own_ = false;  // the position in the first ring, whose records the process takes itself
   std::vector<RefPtr<WriteRing>> rings_;
   LendLuck reads_, writes_;

@@ -23,6 +23,7 @@ class PollSet {
   explicit PollSet(size_t count) { items_.reserve(count); }
   // A null file never becomes ready.
   void add(RefPtr<vfs::File> file, u32 wanted) { items_.push_back({std::move(file), wanted, 0}); }
+  vfs::File* file(size_t i) const { return items_[i].file.get(); }
   // What of the wanted events the i-th file shows since the last scan.
   u32 got(size_t i) const { return items_[i].got; }
 
@@ -88,6 +89,12 @@ Result<i64> do_poll(Task& task, u64 addr, u32 count, fiber::Deadline deadline) {
     if (entry.revents != 0) ++ready;
   }
   if (count > 0) TRY(task.memory().write(addr, fds.data(), bytes));
+  if (ready > 0 && lends_to(task)) {
+    for (u32 i = 0; i < count; ++i) {
+      if ((fds[i].revents & (POLLIN | POLLERR)) == POLLIN)
+        task.fds->lend_arrived(fds[i].fd, *set.file(i), *task.thread);
+    }
+  }
   return ready;
 }
 
@@ -223,6 +230,7 @@ void lend_streams(Task& task, const epoll_event* events, const fs::anon::Epoll::
   for (size_t i = 0; i < count; ++i) {
     if ((events[i].events & (EPOLLIN | EPOLLERR)) != EPOLLIN) continue;
     task.fds->lend_stream(sources[i].fd, *sources[i].file, *task.thread);
+    task.fds->lend_arrived(sources[i].fd, *sources[i].file, *task.thread);
   }
 }
 

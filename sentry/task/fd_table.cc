@@ -191,12 +191,30 @@ void FdTable::lend_bytes(int fd, vfs::File& file, bool all, platform::GuestThrea
   }
   platform::LentStream* stream = file.lent_reads();
   if (stream == nullptr || !stream->lends_bytes()) return;
-  if (file.bytes_left() > 0) {
+  if (const size_t left = file.bytes_left(); left > 0) {
     auto fill = [&file](u8* to, size_t most) { return file.peek_bytes(to, most); };
-    if (thread.lend_bytes(slot.lease, fd, id_, fill)) stream->bytes_lent(slot.lease);
+    if (thread.lend_bytes(slot.lease, fd, id_, stream->has_rings() ? SIZE_MAX : left, fill))
+      stream->bytes_lent(slot.lease);
   } else if (const platform::WriteRing* ring = stream->own_ring()) {
     if (thread.lend_own(slot.lease, fd, id_, *ring)) stream->own_lent(slot.lease);
   }
+}
+
+void FdTable::lend_arrived(int fd, vfs::File& file, platform::GuestThread& thread) {
+  constexpr size_t kMost = 16384;  // they are copied twice
+  if (fd < 0 || static_cast<size_t>(fd) >= slots_.size() || vfs::notifies_reads()) return;
+  Slot& slot = slots_[static_cast<size_t>(fd)];
+  if (slot.file.get() != &file) return;
+  platform::LentStream* stream = file.lent_reads();
+  if (stream == nullptr || !stream->lends_bytes()) return;
+  const size_t there = file.bytes_left();
+  if (there == 0 || there > kMost) return;
+  // To look at them gives room to their writers, again.
+  auto fill = [&](u8* to, size_t most) { return file.peek_bytes(to, most) == there && stream->hold() ? there : 0; };
+  if (thread.lend_bytes(slot.lease, fd, id_, there, fill))
+    stream->bytes_lent(slot.lease);
+  else
+    (void)file.bytes_left();
 }
 
 void FdTable::lend_rest(int fd, vfs::File& file, vfs::File::After after, platform::GuestThread& thread) {
@@ -204,8 +222,8 @@ void FdTable::lend_rest(int fd, vfs::File& file, vfs::File::After after, platfor
   Slot& slot = slots_[static_cast<size_t>(fd)];
   // The caller has the other reference.
   if (slot.file.get() != &file || file.ref_count() != 2 || !file.lends_rest(after)) return;
-  const bool lent =
-      thread.lend_bytes(slot.lease, fd, id_, [&file](u8* to, size_t most) { return file.peek_bytes(to, most); });
+  const bool lent = thread.lend_bytes(slot.lease, fd, id_, SIZE_MAX,
+                                      [&file](u8* to, size_t most) { return file.peek_bytes(to, most); });
   file.stream_lent(lent ? slot.lease : nullptr);
   if (lent) lent_streams_.push_back(fd);
 }

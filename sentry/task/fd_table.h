@@ -31,6 +31,8 @@ class FdTable : public RefCounted {
   // (platform/stream_lease.h).
   // `all`: it got as many bytes as it asked for.
   void lend_bytes(int fd, vfs::File& file, bool all, platform::GuestThread& thread);
+  // All that is in a pipe or socket of ours, for who was told that there is something.
+  void lend_arrived(int fd, vfs::File& file, platform::GuestThread& thread);
   // The same of a host's socket only.
   void lend_rest(int fd, vfs::File& file, vfs::File::After after, platform::GuestThread& thread);
   void lend_room(int fd, vfs::File& file, platform::GuestThread& thread);

@@ -13,58 +13,9 @@
 #include <atomic>
 #include <vector>
 
+#include "ends.h"
 #include "guest.h"
 using namespace guest;
-
-namespace {
-
-struct Ends {
-  int from, to;
-};
-
-// A test runs with a pipe and with a connected pair of sockets.
-void each_kind(void (*body)(Ends ends)) {
-  int p[2];
-  OK(pipe(p));
-  body({p[0], p[1]});
-  OK(socketpair(AF_UNIX, SOCK_STREAM, 0, p));
-  body({p[0], p[1]});
-}
-
-// Memory that forked processes share; zero.
-template <typename T>
-T& shared() {
-  void* at = mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  CHECK(at != MAP_FAILED);
-  return *static_cast<T*>(at);
-}
-using Word = std::atomic<int>;
-
-void wait_for(const Word& word, int value) {
-  CHECK(eventually([&] { return word.load() >= value; }));
-}
-// Others may want the processor: there are more that spin than processors. No kernel of ours hears of sched_yield(2).
-void spin_for(const Word& word, int value) {
-  for (int64_t end = now_ms() + 20000; word.load() < value; sched_yield()) CHECK(now_ms() < end);
-}
-
-void put(int fd, int value) { CHECK_EQ(write(fd, &value, sizeof value), sizeof value); }
-int get(int fd) {
-  int value = -1;
-  CHECK_EQ(read(fd, &value, sizeof value), sizeof value);
-  return value;
-}
-int waiting(int fd) {
-  int n = -1;
-  OK(ioctl(fd, FIONREAD, &n));
-  return n;
-}
-bool readable(int fd) {
-  pollfd p{fd, POLLIN, 0};
-  return OK(poll(&p, 1, 0)) == 1;
-}
-
-}  // namespace
 
 TEST(streams, order_between_writers) {
   each_kind([](Ends e) {

@@ -138,14 +138,15 @@ bool read_stream(SlotLease& lease, u64 word, u32 nr, const u64* a, i64& ret) {
   if (!plain) return false;
   const u64 taken = word & SlotLease::kPosition, to = a[1];
   const u32 place = __atomic_load_n(&lease.stream, __ATOMIC_RELAXED) - 1u;
-  const u32 bytes = __atomic_load_n(&lease.bytes_at_hand, __ATOMIC_RELAXED);
+  const u32 at_hand = __atomic_load_n(&lease.bytes_at_hand, __ATOMIC_RELAXED);
+  const u32 bytes = at_hand & ~SlotLease::kAllThereIs;
   u64 n = a[2];
   if (place >= kPlacesEnd || n == 0 || to + n < to || to + n > kUserEnd) return false;
   if (place >= kOwnPlaces) return still(lease, word) && read_own(lease, word, place - kOwnPlaces, to, n, ret);
   const bool in_ring = place >= kRingPlaces;
   if (bytes > (in_ring ? kRingBytes : kStreamBytes) || taken >= bytes) return false;
   if (n > bytes - taken) {
-    if (in_ring) return false;  // there may be more by now
+    if (at_hand == bytes) return false;  // there may be more by now
     n = bytes - taken;
   }
   if (!still(lease, word)) return false;
