@@ -75,16 +75,22 @@ UniqueFd GoferInode::take_ahead(const std::string& name, const wire::Attr& attr)
   return UniqueFd();
 }
 
-// Where the file is, if it is the next or one of the next after the one that was opened last.
+// Where the file is, if it is the next or one of the next after the one that was opened last, or one of the first: who
+// walks the same tree again begins anew.
 std::optional<size_t> GoferInode::place_in_order(const std::string& name) const {
   const auto& all = entries_->listing->entries;
-  size_t seen = 0;
-  for (size_t i = entries_->opened_at == Entries::kNone ? 0 : entries_->opened_at + 1; i < all.size(); ++i) {
-    if (all[i].type != DT_REG) continue;
-    if (all[i].name == name) return i;
-    if (++seen == kGap) break;
-  }
-  return std::nullopt;
+  auto from = [&](size_t first) -> std::optional<size_t> {
+    size_t seen = 0;
+    for (size_t i = first; i < all.size() && seen < kGap; ++i) {
+      if (all[i].type != DT_REG) continue;
+      if (all[i].name == name) return i;
+      ++seen;
+    }
+    return std::nullopt;
+  };
+  if (entries_->opened_at == Entries::kNone) return from(0);
+  const auto next = from(entries_->opened_at + 1);
+  return next ? next : from(0);
 }
 
 UniqueFd GoferInode::open_in_order(const std::string& name, const wire::Attr& attr) {
@@ -96,9 +102,12 @@ UniqueFd GoferInode::open_in_order(const std::string& name, const wire::Attr& at
     entries_->in_order = 0;
     return UniqueFd();
   }
+  // That others walk in order says nothing of one who opens the first files of a directory again and again.
+  const bool again = entries_->opened_at != Entries::kNone && *place <= entries_->opened_at;
   entries_->opened_at = *place;
   const u32 in_order = ++entries_->in_order;
-  const size_t count = fs.walks_in_order() || in_order > kManyInOrder ? kMany : in_order > kSomeInOrder ? kSome : 0;
+  const bool many = in_order > kManyInOrder || (fs.walks_in_order() && !again);
+  const size_t count = many ? kMany : in_order > kSomeInOrder ? kSome : 0;
   if (count == 0) return UniqueFd();
 
   wire::OpenSeveralRequest m;
