@@ -432,9 +432,12 @@ class PlatformImpl final : public Platform {
   // How the next answer wakes its stub: on another CPU than this one, or on this one, which is about to be free.
   void wake_apart(HostThread& thread);
   void wake_here();
-  // Answers a stub that is not polled. The first of those that one event wakes gets this CPU, which it leaves to him;
-  // the others one that is idle, if there is any.
+  // Answers a stub that is not polled. The first of those that one event wakes gets this CPU, if we leave it then; the
+  // others one that is idle, if there is any.
   void answer_unpolled(u64 notif);
+  bool another_rings() const;
+  // Whoever ends the wait that begins now hands over to us on his CPU.
+  void end_round();
   // A zygote has its template's affinity, which is narrow while that is kept off a CPU.
   void allow_all_cpus(const HostThread& thread);
   // exec: the CPUs the guest chose for the thread.
@@ -547,7 +550,8 @@ class PlatformImpl final : public Platform {
   u64 no_polling_before_ = 0;
   u64 back_off_ = 0;
   bool sync_wake_ = true;
-  u32 woken_ = 0;  // stubs that were answered since the last event
+  u32 woken_ = 0;       // stubs that were answered since the last event
+  bool rings_ = false;  // somebody does who was not received yet
 
   // One worker receives; the others wait for their turn.
   void work();

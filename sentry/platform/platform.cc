@@ -275,6 +275,7 @@ bool PlatformImpl::await_bell() {
     bells_alone_ = woken_ = 0;
     fiber::reactor_serve();
     poll_slots();
+    end_round();
     // What rang meanwhile can be received without another look: a receive never waits for what poll(2) has told of,
     // even if its task is gone by now (ENOENT).
     return i_receive() && (waiting[0].revents & POLLIN) != 0;
@@ -308,6 +309,7 @@ void PlatformImpl::work() {
       handle(n);
       fiber::run_ready();
       poll_slots();
+      end_round();
     }
   }
   if (i_receive() && holds_reactor_) {

@@ -197,12 +197,24 @@ void PlatformImpl::allow_all_cpus(const HostThread& thread) {
 
 void PlatformImpl::wake_here() { set_sync_wake(true); }
 
-// Who rings next is again woken for on his own CPU.
+// To hand over here is best where we wait afterwards.
 void PlatformImpl::answer_unpolled(u64 notif) {
-  const bool here = woken_++ == 0 || cpus_ < 2;
-  set_sync_wake(here);
+  if (cpus_ >= 2 && !rings_) rings_ = another_rings();
+  set_sync_wake(cpus_ < 2 || (woken_++ == 0 && !rings_));
   answer(notif);
-  set_sync_wake(true);
+  if (!i_receive()) end_round();  // who waits is another of us
+}
+
+void PlatformImpl::end_round() {
+  if (!rings_ && polled_.empty()) set_sync_wake(true);
+  rings_ = false;
+}
+
+// Not asked where so few threads are that it would seldom be so.
+bool PlatformImpl::another_rings() const {
+  constexpr size_t kFewThreads = 5;
+  pollfd waiting{listener_.get(), POLLIN, 0};
+  return by_tid.size() > kFewThreads && ::poll(&waiting, 1, 0) > 0;
 }
 
 // Handing over on one CPU has put the stub onto ours, and on small machines the host's scheduler does not look for an
