@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "ends.h"
 #include "guest.h"
 using namespace guest;
 
@@ -420,25 +421,10 @@ TEST(arrivals, passed_on) {
   OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
   c.deliver("abcd");
   CHECK_STR(next(c.in, 1), "a");
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-  char byte = 0;
-  iovec part{&byte, 1};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &c.in, sizeof(int));
-  CHECK_EQ(sendmsg(pair[0], &message, 0), 1);
+  send_with(pair[0], "x", c.in);
   CHECK_STR(next(c.in, 1), "b");
   OK(close(c.in));
-  CHECK_EQ(recvmsg(pair[1], &message, 0), 1);
-  int fd;
-  memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+  const int fd = receive_with(pair[1], "x");
   CHECK_STR(next(fd, 9), "cd");
 }
 

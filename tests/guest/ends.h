@@ -6,9 +6,12 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
+#include <string>
 
 #include "guest.h"
 
@@ -50,6 +53,32 @@ inline int get(int fd) {
   CHECK_EQ(read(fd, &value, sizeof value), sizeof value);
   return value;
 }
+
+// One message with a descriptor (unix(7), SCM_RIGHTS).
+inline void send_with(int socket, const std::string& bytes, int fd) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  iovec vec{const_cast<char*>(bytes.data()), bytes.size()};
+  msghdr m{nullptr, 0, &vec, 1, control, sizeof control, 0};
+  cmsghdr* head = CMSG_FIRSTHDR(&m);
+  *head = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+  memcpy(CMSG_DATA(head), &fd, sizeof fd);
+  CHECK_EQ(sendmsg(socket, &m, 0), bytes.size());
+}
+// Receives as many bytes, and these, and the descriptor that came with them.
+inline int receive_with(int socket, const std::string& bytes) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  std::string got(bytes.size(), '\0');
+  iovec vec{got.data(), got.size()};
+  msghdr m{nullptr, 0, &vec, 1, control, sizeof control, 0};
+  CHECK_EQ(recvmsg(socket, &m, 0), bytes.size());
+  CHECK(got == bytes);
+  const cmsghdr* head = CMSG_FIRSTHDR(&m);
+  CHECK(head != nullptr && head->cmsg_type == SCM_RIGHTS && head->cmsg_len == CMSG_LEN(sizeof(int)));
+  int fd = -1;
+  memcpy(&fd, CMSG_DATA(head), sizeof fd);
+  return fd;
+}
+
 inline int waiting(int fd) {
   int n = -1;
   OK(ioctl(fd, FIONREAD, &n));

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "ends.h"
 #include "guest.h"
 using namespace guest;
 
@@ -124,23 +125,12 @@ TEST(positions, passed_to_another) {
   OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
   int fd = open_used("f");
   pid_t pid = spawn([&] {
-    char byte, control[CMSG_SPACE(sizeof(int))];
-    iovec iov{&byte, 1};
-    msghdr m{nullptr, 0, &iov, 1, control, sizeof(control), 0};
-    OK(recvmsg(pair[1], &m, 0));
-    int got;
-    memcpy(&got, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(got));
+    const int got = receive_with(pair[1], "x");
     CHECK_EQ(where(got), 10);
     CHECK(next(got, 7) == bytes_of(10, 7));
     return 0;
   });
-  char control[CMSG_SPACE(sizeof(int))] = {}, byte = 'x';
-  iovec iov{&byte, 1};
-  msghdr m{nullptr, 0, &iov, 1, control, sizeof(control), 0};
-  cmsghdr* c = CMSG_FIRSTHDR(&m);
-  *c = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-  memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-  OK(sendmsg(pair[0], &m, 0));
+  send_with(pair[0], "x", fd);
   WAIT_OK(pid);
   CHECK_EQ(where(fd), 17);
 }

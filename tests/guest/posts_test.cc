@@ -16,23 +16,11 @@
 #include <thread>
 #include <vector>
 
+#include "ends.h"
 #include "inet.h"
 using namespace guest;
 
 namespace {
-
-using Word = std::atomic<int>;
-
-template <typename T>
-T& shared() {
-  void* at = mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  CHECK(at != MAP_FAILED);
-  return *static_cast<T*>(at);
-}
-
-void wait_for(const Word& word, int value) {
-  CHECK(eventually([&] { return word.load() >= value; }));
-}
 
 void put(int fd, const std::string& text) { CHECK_EQ(write(fd, text.data(), text.size()), (ssize_t)text.size()); }
 
@@ -210,32 +198,11 @@ TEST(posts, order_between_processes) {
     if (way == 2) {
       pid_t child = spawn([&] {
         close(p.a);
-        char control[CMSG_SPACE(sizeof(int))], c;
-        iovec v{&c, 1};
-        msghdr m{};
-        m.msg_iov = &v;
-        m.msg_iovlen = 1;
-        m.msg_control = control;
-        m.msg_controllen = sizeof control;
-        CHECK_EQ(recvmsg(box[1], &m, 0), 1);
-        int fd;
-        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof fd);
+        const int fd = receive_with(box[1], "x");
         body(fd, 1);
         return 0;
       });
-      char control[CMSG_SPACE(sizeof(int))]{};
-      iovec v{(void*)"x", 1};
-      msghdr m{};
-      m.msg_iov = &v;
-      m.msg_iovlen = 1;
-      m.msg_control = control;
-      m.msg_controllen = sizeof control;
-      cmsghdr* c = CMSG_FIRSTHDR(&m);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof(int));
-      memcpy(CMSG_DATA(c), &p.a, sizeof(int));
-      CHECK_EQ(sendmsg(box[0], &m, 0), 1);
+      send_with(box[0], "x", p.a);
       body(p.a, 0);
       WAIT_OK(child);
     } else {

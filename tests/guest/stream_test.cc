@@ -319,24 +319,11 @@ TEST(streams, files_keep_their_place) {
   OK(socketpair(AF_UNIX, SOCK_STREAM, 0, p));
   for (int i = 0; i < 20; i++) put(p[1], i);
   int value = 20;
-  iovec vec{&value, sizeof value};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &vec;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* head = CMSG_FIRSTHDR(&message);
-  *head = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-  int null = OK(open("/dev/null", O_RDWR));
-  memcpy(CMSG_DATA(head), &null, sizeof null);
-  CHECK_EQ(sendmsg(p[1], &message, 0), 4);
+  const std::string with(reinterpret_cast<const char*>(&value), sizeof value);
+  send_with(p[1], with, OK(open("/dev/null", O_RDWR)));
   for (int i = 21; i < 30; i++) put(p[1], i);
   for (int i = 0; i < 20; i++) CHECK_EQ(get(p[0]), i);
-  message.msg_controllen = sizeof control;
-  CHECK_EQ(recvmsg(p[0], &message, 0), 4);
-  CHECK_EQ(value, 20);
-  CHECK_EQ(message.msg_controllen, sizeof control);
+  OK(close(receive_with(p[0], with)));
   for (int i = 21; i < 30; i++) CHECK_EQ(get(p[0]), i);
   // Looking takes nothing; what is shut down ends behind what was written.
   for (int i = 0; i < 10; i++) CHECK_EQ(send(p[1], &i, 4, MSG_NOSIGNAL), 4);

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "ends.h"
 #include "guest.h"
 using namespace guest;
 
@@ -345,25 +346,14 @@ TEST(toggles, sent_to_a_child) {
   pid_t child = OK(fork());
   if (child == 0) {
     OK(close(ep));
-    char byte, control[CMSG_SPACE(sizeof(int))];
-    iovec v{&byte, 1};
-    msghdr m{.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-    CHECK_EQ(recvmsg(pair[1], &m, 0), 1);
-    int got;
-    memcpy(&got, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(got));
+    const int got = receive_with(pair[1], "x");
     word = 1;
     CHECK_EQ(wait_long(got), 1);
     word = 2;
     _exit(0);
   }
   warm_up(ep, r.fd);
-  char byte = 0, control[CMSG_SPACE(sizeof(int))] = {};
-  iovec v{&byte, 1};
-  msghdr m{.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-  cmsghdr* c = CMSG_FIRSTHDR(&m);
-  c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(c), &ep, sizeof(ep));
-  CHECK_EQ(sendmsg(pair[0], &m, 0), 1);
+  send_with(pair[0], "x", ep);
   CHECK(soon(word, 1));
   give_time();
   add(ep, r.fd);

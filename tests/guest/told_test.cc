@@ -351,13 +351,7 @@ TEST(told, descriptors_among_bytes) {
   Telling telling(true, s[0]);
   for (int i = 0; i < 30; i++) {
     CHECK_EQ(write(s[1], "ab", 2), 2);
-    iovec vec{const_cast<char*>("cd"), 2};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{nullptr, 0, &vec, 1, control, sizeof control, 0};
-    cmsghdr* head = CMSG_FIRSTHDR(&message);
-    *head = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-    *reinterpret_cast<int*>(CMSG_DATA(head)) = 1;
-    CHECK_EQ(sendmsg(s[1], &message, 0), 2);
+    send_with(s[1], "cd", 1);
     CHECK_EQ(telling.told(), EPOLLIN);
     char buffer[10];
     CHECK_EQ(read(s[0], buffer, sizeof buffer), 4);
