@@ -5,7 +5,6 @@ A server here listens on a socket; a program in the container connects to it by 
 by that of its directory, sends it 2 MB and reads them back. Then a server in a container binds a socket in a mounted
 directory, and programs here and in a second container connect to it.
 """
-import argparse
 import os
 import socket
 import struct
@@ -19,9 +18,7 @@ sys.path.insert(0, os.path.join(HERE, "../util"))
 sys.dont_write_bytecode = True
 import box  # noqa: E402
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-box.add_paths(parser)
-arguments = parser.parse_args()
+arguments = box.parse_arguments(__doc__)
 
 CLIENT = r"""
 import select, socket

@@ -4,7 +4,6 @@ was: the writes of an event loop are done, for the guest, before the host has th
 
 A server here talks with a program in the container, which is in the host's network; then it reads on slowly.
 """
-import argparse
 import os
 import socket
 import sys
@@ -16,9 +15,7 @@ sys.path.insert(0, os.path.join(HERE, "../util"))
 sys.dont_write_bytecode = True
 import box  # noqa: E402
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-box.add_paths(parser)
-arguments = parser.parse_args()
+arguments = box.parse_arguments(__doc__)
 
 TALK = r"""
 import os, socket, sys

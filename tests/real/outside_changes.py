@@ -4,7 +4,6 @@
 The container looks at files and names, is told that they were changed, and looks again: new, replaced, rewritten and
 removed ones.
 """
-import argparse
 import os
 import sys
 import threading
@@ -15,9 +14,7 @@ sys.path.insert(0, os.path.join(HERE, "../util"))
 sys.dont_write_bytecode = True
 import box  # noqa: E402
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-box.add_paths(parser)
-arguments = parser.parse_args()
+arguments = box.parse_arguments(__doc__)
 
 INSIDE = """
 cd /outside

@@ -4,6 +4,7 @@ runtime, sbx among them. Used by the tests and by the benchmarks; only Python's 
 The working root is an overlay over the cached Debian tree, which stays clean, in a mount namespace of the test's own,
 so nothing is left mounted whatever happens to the test. Where overlay mounts are refused, it is a copy.
 """
+import argparse
 import ctypes
 import json
 import os
@@ -229,6 +230,13 @@ def add_paths(parser):
     """The options every test program here has."""
     parser.add_argument("--sbx", default=os.path.join(REPO, "build/sbx"), help="the sbx program (default build/sbx)")
     parser.add_argument("--rootfs", help="a clean root filesystem (default: made and cached by scripts/make-rootfs)")
+
+
+def parse_arguments(doc):
+    """Those of a program that has no others."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_paths(parser)
+    return parser.parse_args()
 
 
 def open_boxes(arguments, names=("native", "sbx")):
