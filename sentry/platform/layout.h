@@ -255,10 +255,11 @@ static_assert(sizeof(SlotLease) == 256 && kMaxLeases * sizeof(SlotLease) + kMaxL
 // A ring that takes what the process writes, as records: who writes claims it (kClosed, for a moment), puts one there
 // and gives it back with the position behind it.
 struct alignas(64) SlotRing {
-  u64 word;   // as SlotLease::word
-  u64 end;    // sentry: the position may be moved as far as this
-  u32 fd;     // the descriptor it is for, or kAnyFd
-  u32 posts;  // sentry: somebody waits for what is written: it goes by the rules of an outbox (outbox.h)
+  u64 word;      // as SlotLease::word
+  u64 end;       // sentry: the position may be moved as far as this
+  u32 fd;        // the descriptor it is for, or kAnyFd
+  u32 posts;     // sentry: somebody waits for what is written: it goes by the rules of an outbox (outbox.h)
+  u32 discards;  // sentry: nothing is put here, as nobody will ever read it
   static constexpr u32 kAnyFd = ~0u;
 };
 // An outbox (outbox.h): so many bytes are posted at once, and nothing when the first has waited for so many cycles (a

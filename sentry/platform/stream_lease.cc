@@ -58,6 +58,7 @@ void WriteRing::begin(u32 fd) {
   area_->free_rings &= ~(1u << place_);
   ring.fd = fd;
   ring.posts = 0;
+  ring.discards = 0;
   ring.end = 0;
   __atomic_store_n(&ring.word, fresh_word(*area_), __ATOMIC_RELEASE);
 }
@@ -88,6 +89,8 @@ bool WriteRing::post_to(LentStream& stream) {
   __atomic_store_n(&area_->ring(place_).posts, 1u, __ATOMIC_SEQ_CST);
   return true;
 }
+
+void WriteRing::discard() { __atomic_store_n(&area_->ring(place_).discards, 1u, __ATOMIC_RELEASE); }
 
 void WriteRing::nobody_waits() {
   if (waited_for_ == nullptr) return;

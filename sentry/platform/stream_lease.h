@@ -40,6 +40,8 @@ class WriteRing final : public RefCounted {
   // Somebody waits for what is written: `stream` gets it. False: he cannot be served like that.
   bool post_to(LentStream& stream);
   void nobody_waits();
+  // What is written is nowhere (/dev/null): it is not put here either, and there is always room.
+  void discard();
   static void close_all();
 
   // Looks at what is there now. Then, of that, the oldest record: when it was written, and its bytes, in two pieces if

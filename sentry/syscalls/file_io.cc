@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "sentry/platform/layout.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/path_args.h"
 #include "sentry/syscalls/user_io.h"
@@ -91,6 +92,12 @@ Result<void> check_rwf(const vfs::File& file, u64 flags, u64 allowed) {
   return {};
 }
 
+// Before anything else is done with a buffer (access_ok, fs/read_write.c): not whether it is there.
+Result<void> check_buffer(u64 addr, u64 n) {
+  if (n > platform::kUserEnd || addr > platform::kUserEnd - n) return Errno::kFault;
+  return {};
+}
+
 }  // namespace
 
 i64 finish_file_read(Task& task, u64 copied) {
@@ -112,7 +119,7 @@ i64 finish_file_read(Task& task, u64 copied) {
 
 Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
   auto file = TRY(open_for_reading(task, fd));
-  if (static_cast<i64>(n) < 0) return Errno::kInval;
+  TRY(check_buffer(to.addr, n));
   auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), At{});
   if (!done) return done;
   if (file->seekable())
@@ -124,9 +131,9 @@ Result<i64> sys_read(Task& task, Fd fd, OutBuf to, Size n) {
 
 Result<i64> sys_write(Task& task, Fd fd, InBuf from, Size n) {
   auto file = TRY(open_for_writing(task, fd));
-  if (static_cast<i64>(n) < 0) return Errno::kInval;
+  TRY(check_buffer(from.addr, n));
   auto done = do_write(task, *file, UserBuffers(from.addr, n), At{});
-  if (done && !file->seekable()) {
+  if (done && (!file->seekable() || file->discards_writes())) {
     lend_room(task, fd.n, *file);
     lend_posts(task, fd.n, *file);
   }
@@ -139,7 +146,8 @@ Result<i64> sys_pread64(Task& task, Fd fd, OutBuf to, Size n, Off offset) {
   auto file = TRY(task.fds->get(fd.n));
   At at = TRY(at_offset(*file, offset));
   if (!file->readable()) return Errno::kBadf;
-  if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;
+  TRY(check_buffer(to.addr, n));
+  if (offset + n > INT64_MAX) return Errno::kInval;
   auto done = do_read(task, fd, *file, UserBuffers(to.addr, n), at);
   if (done) lend_position(task, fd.n, file);
   return done;
@@ -150,7 +158,8 @@ Result<i64> sys_pwrite64(Task& task, Fd fd, InBuf from, Size n, Off offset) {
   auto file = TRY(task.fds->get(fd.n));
   At at = TRY(at_offset(*file, offset));
   if (!file->writable()) return Errno::kBadf;
-  if (static_cast<i64>(n) < 0 || offset + n > INT64_MAX) return Errno::kInval;  // rw_verify_area
+  TRY(check_buffer(from.addr, n));
+  if (offset + n > INT64_MAX) return Errno::kInval;  // rw_verify_area
   auto done = do_write(task, *file, UserBuffers(from.addr, n), at);
   if (done) lend_close(task, fd.n, file);
   return done;

@@ -233,6 +233,12 @@ void FdTable::lend_room(int fd, vfs::File& file, platform::GuestThread& thread) 
   Slot& slot = slots_[static_cast<size_t>(fd)];
   if (slot.file.get() != &file) return;
   if (slot.ring && slot.ring->open()) return;  // it did not fit
+  if (file.discards_writes()) {
+    end_ring(slot);
+    slot.ring = thread.lend_room(fd, id_);
+    if (slot.ring) slot.ring->discard();
+    return;
+  }
   platform::LentStream* stream = file.lent_writes();
   if (stream == nullptr || !stream->lends_room()) return;
   end_ring(slot);

@@ -123,6 +123,8 @@ class File : public RefCounted {
   // that a process may take in pieces of any size.
   virtual size_t bytes_left() { return 0; }
   virtual size_t peek_bytes(u8* /*to*/, size_t /*most*/) { return 0; }
+  // Who writes to it could as well not have: /dev/null. Then rings are not told of (room_lent).
+  virtual bool discards_writes() const { return false; }
   // A ring is to be for it from now on: allows it some room.
   virtual void room_lent(RefPtr<platform::WriteRing> /*ring*/) {}
   // Of a stream socket of the host: where a process may post what it writes (platform/outbox.h). Null: not now.

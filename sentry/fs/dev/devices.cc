@@ -83,6 +83,7 @@ class MemoryDevice final : public vfs::File {
     u8 piece[512];
     return swallow(source, piece, sizeof(piece));
   }
+  bool discards_writes() const override { return kind_ == Memory::kNull || kind_ == Memory::kZero; }
   bool seekable() const override { return true; }
   // null, zero and full answer 0 to every lseek; random has no position (drivers/char/mem.c, random.c).
   Result<u64> seek(i64, int) override {

@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <termios.h>
 
@@ -110,6 +111,7 @@ class HostFile final : public vfs::File {
   }
 
   Result<size_t> write(vfs::Source& source, u64* offset) override {
+    if (host_->is_null()) return source.left();  // Linux never looks at the bytes either
     size_t want = std::min(source.left(), kChunk);
     if (want == 0) return size_t{0};
     if (!host_->flush_pending()) return Errno::kAgain;
@@ -135,6 +137,7 @@ class HostFile final : public vfs::File {
     return n;
   }
 
+  bool discards_writes() const override { return host_->is_null(); }
   bool seekable() const override { return host_->type() == S_IFREG; }
   // The position is the host description's own: a host process that shares it sees our reads, as with a native program.
   Result<u64> seek(i64 offset, int whence) override {
@@ -233,6 +236,7 @@ Result<RefPtr<vfs::File>> HostInode::open(const vfs::Path& path, u32 flags) {
 HostDescriptor::HostDescriptor(UniqueFd fd) : fd_(std::move(fd)) {
   struct stat s {};
   if (fstat(fd_.get(), &s) == 0) mode_ = s.st_mode;
+  null_ = S_ISCHR(mode_) && s.st_rdev == makedev(1, 3);
   int flags = fcntl(fd_.get(), F_GETFL);
   if (flags >= 0) {
     access_mode_ = static_cast<u32>(flags & O_ACCMODE);

@@ -21,6 +21,8 @@ class HostDescriptor final : public RefCounted {
   int fd() const { return fd_.get(); }
   u32 type() const { return mode_ & S_IFMT; }
   u32 access_mode() const { return access_mode_; }
+  // It is the host's /dev/null.
+  bool is_null() const { return null_; }
   // EOF is 0; kAgain if nothing is there.
   Result<size_t> read(void* to, size_t n);
   // May be short.
@@ -40,7 +42,7 @@ class HostDescriptor final : public RefCounted {
   ~HostDescriptor() override;
   UniqueFd fd_;
   u32 mode_ = 0, access_mode_ = 0;
-  bool nonblocking_ = false, no_nowait_ = false, always_ready_ = false;
+  bool nonblocking_ = false, no_nowait_ = false, always_ready_ = false, null_ = false;
   std::string pending_;
   size_t pending_done_ = 0;
   fiber::HostWatch watch_;

@@ -175,11 +175,12 @@ bool copy_into_ring(u32 place, u64 at, u64 from, u64 n) {
 }
 
 bool do_write(Context& ctx, u32 nr, i64& ret) {
+  constexpr u64 kMostWritten = 0x7ffff000;  // write(2), "Notes"
   Slot& slot = *ctx.slot;
   const u64* a = ctx.args;
   const u64 fd = static_cast<u32>(a[0]), n = a[2];
   if (slot.positions == 0 || slot.report_all != 0 || slot.see_native != 0) return false;
-  if (fd >= kMaxLeases || n == 0 || n > kRingBytes || a[1] + n < a[1] || a[1] + n > kUserEnd) return false;
+  if (fd >= kMaxLeases || n == 0 || n > kMostWritten || a[1] + n < a[1] || a[1] + n > kUserEnd) return false;
   if (nr == kNrSendto && ((static_cast<u32>(a[3]) & ~(kMsgDontwait | kMsgNosignal)) != 0 || a[4] != 0)) return false;
   const u16 to = __atomic_load_n(&lease_of(fd).ring, __ATOMIC_ACQUIRE);
   if ((to & SlotLease::kOutbox) != 0) return post_write(ctx, lease_of(fd), to, IoVec{a[1], n}, ret);
@@ -188,6 +189,11 @@ bool do_write(Context& ctx, u32 nr, i64& ret) {
   SlotRing& ring = ring_at(place);
   u64 word = __atomic_load_n(&ring.word, __ATOMIC_ACQUIRE);
   if ((word & SlotLease::kLent) == 0 || (word & SlotLease::kClosed) != 0 || ring.fd != fd) return false;
+  if (__atomic_load_n(&ring.discards, __ATOMIC_RELAXED) != 0) {
+    ret = static_cast<i64>(n);
+    return nr == kNrWrite;
+  }
+  if (n > kRingBytes) return false;
   const u64 at = word & SlotLease::kPosition, end = __atomic_load_n(&ring.end, __ATOMIC_ACQUIRE);
   const u64 next = at + ring_record_bytes(n), time = cycles();
   if (posted_long_ago(ctx, time)) return false;
