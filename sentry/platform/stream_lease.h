@@ -156,8 +156,8 @@ class LentStream {
   static constexpr size_t kMostRings = 32;
   const Deliver deliver_;
   RefPtr<FileLease> lent_;
-  bool held_ = false;
-  bool own_ = false;  // the position in the first ring, whose records the process takes itself
+  bool held_ = false;  // the rings are empty, and without room
+  bool own_ = false;   // the position in the first ring, whose records the process takes itself
   std::vector<RefPtr<WriteRing>> rings_;
   LendLuck reads_, writes_;
 };

@@ -23,9 +23,9 @@ class FdTable : public RefCounted {
   // Lends the position of fd's file to the process of `thread` (platform/file_lease.h) if nobody has the file but this
   // descriptor and the caller. The process may close it, too, where nobody has to see that at once.
   void lend_position(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
-  // The same with the bytes that `file`, if it is fd's, has to be read.
   // Lets the thread close a file or a directory by itself of which nothing else can be lent.
   void lend_close(int fd, const RefPtr<vfs::File>& file, platform::GuestThread& thread);
+  // Lends the bytes that the host's socket `file`, if it is fd's, has to be read.
   void lend_stream(int fd, vfs::File& file, platform::GuestThread& thread);
   // The same with what is left in a pipe or socket of ours after a read, and with room in it after a write
   // (platform/stream_lease.h).

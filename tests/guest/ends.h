@@ -9,8 +9,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <string>
 
 #include "guest.h"
@@ -22,7 +24,7 @@ struct Ends {
 };
 
 // A test runs with a pipe and with a connected pair of sockets.
-inline void each_kind(void (*body)(Ends ends)) {
+inline void each_kind(const std::function<void(Ends ends)>& body) {
   int p[2];
   OK(pipe(p));
   body({p[0], p[1]});
@@ -48,6 +50,20 @@ inline void spin_for(const Word& word, int value) {
 }
 
 inline void put(int fd, int value) { CHECK_EQ(write(fd, &value, sizeof value), sizeof value); }
+// Three processes that write the numbers up to `end` to fd, in turn.
+inline std::array<pid_t, 3> write_in_turn(int fd, Word& turn, int end) {
+  std::array<pid_t, 3> pids{};
+  for (int me = 0; me < 3; me++)
+    pids[static_cast<size_t>(me)] = spawn([&, me] {
+      for (int i = me; i < end; i += 3) {
+        spin_for(turn, i);
+        put(fd, i);
+        turn.store(i + 1);
+      }
+      return 0;
+    });
+  return pids;
+}
 inline int get(int fd) {
   int value = -1;
   CHECK_EQ(read(fd, &value, sizeof value), sizeof value);

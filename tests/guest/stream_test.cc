@@ -22,16 +22,7 @@ TEST(streams, order_between_writers) {
     for (bool late : {true, false}) {
       const int kTurns = late ? 150 : 1500;  // as many as a socket holds
       auto& turn = shared<Word>();
-      pid_t pids[3];
-      for (int me = 0; me < 3; me++)
-        pids[me] = spawn([&, me] {
-          for (int i = me; i < kTurns; i += 3) {
-            spin_for(turn, i);
-            put(e.to, i);
-            turn.store(i + 1);
-          }
-          return 0;
-        });
+      const auto pids = write_in_turn(e.to, turn, kTurns);
       if (late) wait_for(turn, kTurns);
       for (int i = 0; i < kTurns; i++) CHECK_EQ(get(e.from), i);
       for (pid_t pid : pids) WAIT_OK(pid);

@@ -1,8 +1,10 @@
 // What epoll_wait(2) or poll(2) has told of in a pipe or a socket of unix(7): a sandbox may have given the bytes along
 // with that, and nobody can tell.
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <functional>
@@ -43,14 +45,8 @@ class Telling {
   int fd_, ep_ = -1;
 };
 
-void each_way(void (*body)(Ends ends, bool by_epoll)) {
-  static bool by_epoll;
-  static void (*run)(Ends, bool);
-  run = body;
-  for (bool way : {true, false}) {
-    by_epoll = way;
-    each_kind([](Ends e) { run(e, by_epoll); });
-  }
+void each_way(const std::function<void(Ends ends, bool by_epoll)>& body) {
+  for (bool by_epoll : {true, false}) each_kind([&](Ends e) { body(e, by_epoll); });
 }
 
 void no_waiting(int fd) { OK(fcntl(fd, F_SETFL, O_NONBLOCK)); }
@@ -68,6 +64,20 @@ std::vector<int> numbers(int fd) {
 }
 
 constexpr int kRounds = 200;
+
+// With one number in it that was told of, several times; then with nothing.
+void each_told(const std::function<void(Ends ends, int value)>& body) {
+  each_way([&](Ends e, bool by_epoll) {
+    no_waiting(e.from);
+    Telling telling(by_epoll, e.from);
+    for (int i = 0; i < 30; i++) {
+      put(e.to, i);
+      CHECK_EQ(telling.told(), EPOLLIN);
+      body(e, i);
+      CHECK(numbers(e.from).empty());
+    }
+  });
+}
 
 }  // namespace
 
@@ -161,17 +171,8 @@ TEST(told, another_process_reads) {
 }
 
 TEST(told, a_child_has_it_too) {
-  each_way([](Ends e, bool by_epoll) {
-    no_waiting(e.from);
-    Telling telling(by_epoll, e.from);
-    for (int i = 0; i < 30; i++) {
-      put(e.to, i);
-      CHECK_EQ(telling.told(), EPOLLIN);
-      pid_t pid = spawn([&] { return numbers(e.from) == std::vector<int>{i} ? 0 : 1; });
-      WAIT_OK(pid);
-      CHECK(numbers(e.from).empty());
-    }
-  });
+  each_told(
+      [](Ends e, int value) { WAIT_OK(spawn([&] { return numbers(e.from) == std::vector<int>{value} ? 0 : 1; })); });
 }
 
 TEST(told, in_parts) {
@@ -277,16 +278,7 @@ TEST(told, order_of_several_writers) {
   each_way([](Ends e, bool by_epoll) {
     constexpr int kTurns = 900;
     auto& turn = shared<Word>();
-    pid_t pids[3];
-    for (int me = 0; me < 3; me++)
-      pids[me] = spawn([&, me] {
-        for (int i = me; i < kTurns; i += 3) {
-          spin_for(turn, i);
-          put(e.to, i);
-          turn.store(i + 1);
-        }
-        return 0;
-      });
+    const auto pids = write_in_turn(e.to, turn, kTurns);
     no_waiting(e.from);
     Telling telling(by_epoll, e.from);
     for (int next = 0; next < kTurns;) {
@@ -376,14 +368,39 @@ TEST(told, packets_stay_packets) {
 }
 
 TEST(told, bad_memory) {
+  each_told([](Ends e, int value) {
+    FAILS(read(e.from, reinterpret_cast<void*>(16), 64), EFAULT);
+    CHECK(numbers(e.from) == std::vector<int>{value});
+  });
+}
+
+// It was told, has the bytes, and dies: the next one gets them, and the writer goes on.
+TEST(told, reader_is_killed) {
   each_way([](Ends e, bool by_epoll) {
     no_waiting(e.from);
-    Telling telling(by_epoll, e.from);
-    for (int i = 0; i < 30; i++) {
-      put(e.to, i);
-      CHECK_EQ(telling.told(), EPOLLIN);
-      FAILS(read(e.from, reinterpret_cast<void*>(16), 64), EFAULT);
-      CHECK(numbers(e.from) == std::vector<int>{i});
+    for (int i = 0; i < 15; i++) {
+      auto& told = shared<Word>();
+      pid_t pid = spawn([&] {
+        Telling telling(by_epoll, e.from);
+        for (int k = 0; k < 20; k++) {
+          CHECK_EQ(telling.told(), EPOLLIN);
+          if (k < 19) CHECK(numbers(e.from) == std::vector<int>{k});
+          told.store(k + 1);
+        }
+        for (;;) {
+        }
+        return 0;
+      });
+      for (int k = 0; k < 20; k++) {
+        put(e.to, k);
+        spin_for(told, k + 1);
+      }
+      if (i % 2 == 0) put(e.to, 20);
+      OK(kill(pid, SIGKILL));
+      OK(waitpid(pid, nullptr, 0));
+      if (i % 2 != 0) put(e.to, 20);
+      CHECK(numbers(e.from) == (std::vector<int>{19, 20}));
+      CHECK(numbers(e.from).empty());
     }
   });
 }
